@@ -1,0 +1,202 @@
+"""Error diffusion: walk a grid once and keep account of what the forecasts did to the sample.
+
+One walk serves many (schedule, forecaster) pairs at once, which is what makes a search over
+portfolios of them take milliseconds. Everything is float64 numpy and no model is called.
+
+Notation: T steps, y_t the region's output at step t, `gram[s, t] = mean <y_s, y_t>`, `x[t]` the
+time coordinate that the model saw, `c[t]` the weight with which the sampler adds an error of y_t
+into the final sample. K is the history length; histories are newest first. L [T] is the error of
+the final sample, written as weights over y_0..y_{T-1}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+SMALLEST_WEIGHT = 0.05
+"""Solver weights below this share of their mean are raised to it where an error is diffused."""
+SMALLEST_RIDGE = 1e-9
+"""Relative to the Gram diagonal; keeps a singular Gram matrix solvable."""
+LARGEST_SHIFT = 0.5
+"""Most by which the sum of a fitted row may differ from the sum of its prior (which is 1)."""
+
+
+class Forecaster(Protocol):
+    """What the portfolio needs of a forecaster."""
+
+    @property
+    def name(self) -> str:
+        """As written into a plan, with every parameter."""
+        ...
+
+    @property
+    def history(self) -> int:
+        """K, the number of computed outputs that a row may weigh."""
+        ...
+
+    @property
+    def beta(self) -> float | None:
+        """Share of the error so far to diffuse into a step; None if the prior is used as is."""
+        ...
+
+    @property
+    def ridge(self) -> float:
+        """Pull to the prior, relative to the mean of the Gram diagonal."""
+        ...
+
+    def prior(self, last: Indices, count: Indices, step: int, x: Array) -> Array:
+        """Weights [P, K] for `step` from the computed steps `last` [P, K], `count` [P] valid."""
+        ...
+
+    def rows(self, schedule: Sequence[int], x: Array, c: Array, gram: Array) -> Array:
+        """Weights [T, K] on one schedule; see `rows`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What `diffuse` found for P candidates: weights, the error they leave, and its history.
+
+    `weights` [P, T, K]; `error` [P, T], the L of `score`; `passing` [P], the mean over computed
+    steps s >= 1 of L_s' G L_s, the squared error with which the sample stood when s computed.
+    """
+
+    weights: Array
+    error: Array
+    passing: Array
+
+
+def diffuse(
+    computed: npt.NDArray[np.bool_],
+    forecasters: Sequence[Forecaster],
+    x: Array,
+    c: Array,
+    gram: Array,
+) -> Trace:
+    """Walk the grid once for P (schedule, forecaster) pairs of one kind and history length.
+
+    `computed` [P, T], `x`, `c` [T], `gram` [T, T] symmetric; `forecasters` has P entries of the
+    same class and `history`. At a skipped step t with the last computed steps h:
+
+        a  = prior + (G_hh + ridge)^-1 (G_h: e - G_hh prior),  e = unit(t) + beta L / c_t
+        L += c_t (unit(t) - a on h)
+
+    Only the inner products of L with the outputs in h are ever needed, so a step costs one
+    matrix-vector product of [P, T] with [T].
+    """
+    batch, steps = computed.shape
+    first, depth = forecasters[0], forecasters[0].history
+    fitted = first.beta is not None
+    beta = np.array([f.beta or 0.0 for f in forecasters])
+    scale = max(float(np.mean(np.diagonal(gram))), np.finfo(np.float64).tiny)
+    ridge = np.array([max(f.ridge, SMALLEST_RIDGE) for f in forecasters]) * scale
+    floor = SMALLEST_WEIGHT * float(np.mean(np.abs(c)))
+    divisor = np.where(np.abs(c) < floor, np.where(c < 0, -floor, floor), c)
+
+    weights, error = np.zeros((batch, steps, depth)), np.zeros((batch, steps))
+    last, count = np.zeros((batch, depth), np.int64), np.zeros(batch, np.int64)
+    held = np.zeros((batch, depth))  # <L, y_h>
+    square, passing = np.zeros(batch), np.zeros(batch)
+    slots = np.arange(depth)
+    for step in range(steps):
+        along = error @ gram[:, step]  # <L, y_t>
+        hit = computed[:, step]
+        passing[hit] += square[hit]
+        last[hit, 1:], last[hit, 0] = last[hit, :-1], step
+        held[hit, 1:], held[hit, 0] = held[hit, :-1], along[hit]
+        count[hit] += 1
+        skip = np.flatnonzero(~hit)
+        if not len(skip):
+            continue
+        h, valid = last[skip], slots[None, :] < count[skip, None]
+        row = np.where(valid, first.prior(h, count[skip], step, x), 0.0)
+        inner = gram[h[:, :, None], h[:, None, :]]
+        to_step = gram[h, step]
+        if fitted:
+            pull = to_step + (beta[skip] / divisor[step])[:, None] * held[skip]
+            row = row + _correction(inner, pull, row, valid, ridge[skip])
+        weights[skip, step] = row
+        into = np.einsum("pkl,pl->pk", inner, row)
+        new = c[step] * (gram[step, step] + np.sum(row * (into - 2 * to_step), axis=1))
+        square[skip] += c[step] * (new + 2 * (along[skip] - np.sum(row * held[skip], axis=1)))
+        held[skip] += c[step] * (to_step - into)
+        error[skip, step] += c[step]
+        np.add.at(error, (skip[:, None], h), -c[step] * row)
+    others = np.maximum(computed.sum(axis=1) - 1, 1)
+    return Trace(weights, error, np.maximum(passing, 0.0) / others)
+
+
+def rows(forecaster: Forecaster, schedule: Sequence[int], x: Array, c: Array, gram: Array) -> Array:
+    """Weights [T, K] of one forecaster on one schedule of computed step indices.
+
+    Row t weighs the K newest computed outputs before step t, newest first; rows of computed steps,
+    and entries for outputs that do not exist yet, are zero.
+    """
+    computed = np.zeros((1, len(x)), np.bool_)
+    computed[0, list(schedule)] = True
+    return diffuse(computed, [forecaster], x, c, gram).weights[0]
+
+
+def error_weights(schedule: Sequence[int], weights: Array, c: Array) -> Array:
+    """L [T]: the error that the rows leave in the final sample, as weights over y_0..y_{T-1}."""
+    left = np.zeros(len(c))
+    history: list[int] = []
+    computed = set(schedule)
+    for step in range(len(c)):
+        if step in computed:
+            history.insert(0, step)
+            continue
+        left[step] += c[step]
+        for weight, source in zip(weights[step], history, strict=False):
+            left[source] -= c[step] * weight
+    return left
+
+
+def score(left: Array, gram: Array, c: Array) -> Array | float:
+    """Return the expected relative rms error of the final sample: sqrt(L' G L / c' G c).
+
+    `left` is L, [T] or [P, T]. The numerator is the mean squared error that the forecasts put into
+    the sample if the computed outputs were those of the uncached run; the denominator is the mean
+    square of everything that the model adds to the sample over the whole run (for a flow, of
+    data minus noise). Where that vanishes, the sum of the single contributions is used.
+    """
+    reference = reference_power(gram, c)
+    square = np.einsum("...s,st,...t->...", left, gram, left)
+    return np.sqrt(np.maximum(square, 0.0) / reference)
+
+
+def reference_power(gram: Array, c: Array) -> float:
+    """`c' G c`, the mean square of what the model adds to the sample, kept positive."""
+    alone = float(np.sum(c**2 * np.abs(np.diagonal(gram))))
+    return max(float(c @ gram @ c), 1e-12 * alone, np.finfo(np.float64).tiny)
+
+
+def _correction(
+    inner: Array, pull: Array, prior: Array, valid: npt.NDArray[np.bool_], ridge: Array
+) -> Array:
+    """(G_hh + ridge)^-1 (pull - G_hh prior), limited so that no row can run away.
+
+    `inner` [P, K, K], the others [P, K], `ridge` [P]. A vanishing Gram matrix gives no correction.
+    """
+    depth = inner.shape[1]
+    both = valid[:, :, None] & valid[:, None, :]
+    system = np.where(both, inner, 0.0)
+    tiny = np.finfo(np.float64).tiny ** 0.5
+    diagonal = np.where(valid, np.maximum(ridge, tiny)[:, None], 1.0)
+    system[:, np.arange(depth), np.arange(depth)] += diagonal
+    wanted = np.where(valid, pull - np.einsum("pkl,pl->pk", np.where(both, inner, 0.0), prior), 0.0)
+    change = np.linalg.solve(system, wanted[:, :, None])[:, :, 0]
+    change = np.where(np.isfinite(change), change, 0.0)
+    size = np.sum(np.abs(change), axis=1)
+    shift = np.abs(np.sum(change, axis=1))
+    room = 1.0 + np.sum(np.abs(prior), axis=1)
+    limit = np.minimum(room / np.maximum(size, tiny), LARGEST_SHIFT / np.maximum(shift, tiny))
+    return change * np.minimum(limit, 1.0)[:, None]

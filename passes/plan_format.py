@@ -1,0 +1,255 @@
+"""The plan: which steps compute, and the weights that stand in for the others.
+
+A plan is what the runtime needs and nothing more: no tensors of a model, no code. It is stored as
+indented JSON with one row of weights per line, so that two plans can be compared by eye or diff.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from .atomic_file import write_atomically
+
+FORMAT = "ditcache.plan"
+VERSION = 1
+
+T = TypeVar("T")
+
+
+class PlanError(ValueError):
+    """A plan that cannot be made, read or used; the message says what to do about it."""
+
+
+@dataclass(frozen=True)
+class RegionSchedule:
+    """What one region does at each of T steps.
+
+    `computed` holds the increasing indices of the steps that compute, 0 first. `weights` has T rows
+    of `history` numbers; entry k multiplies the k-th newest computed output before that step. Rows
+    of computed steps are zero. `forecaster` and `schedule` say how the rows came about.
+    """
+
+    region: str
+    computed: tuple[int, ...]
+    weights: tuple[tuple[float, ...], ...]
+    history: int
+    forecaster: str
+    schedule: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Schedules for the regions of one model on one grid of timesteps.
+
+    `timesteps` are as the model sees them, strictly decreasing. `expected_error` is the predicted
+    relative rms error of the final sample (`error_diffusion.score`), None if there was no profile.
+    `solver` says where the sampler's weights came from: "grid", "measured" or "impulse:<class>".
+    `shape` and `dtype` are those of the denoiser's output when it was recorded.
+    """
+
+    signature: str
+    timesteps: tuple[float, ...]
+    regions: tuple[RegionSchedule, ...]
+    policy: str
+    expected_error: float | None = None
+    solver: str = "grid"
+    guidance: float | None = None
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+
+    @property
+    def computed_steps(self) -> int:
+        """Number of steps at which the first region (the denoiser) computes."""
+        return len(self.regions[0].computed)
+
+    @property
+    def macs_reduction(self) -> float:
+        """Steps over computed steps of the first region: the most a plan on it can save."""
+        return len(self.timesteps) / self.computed_steps
+
+    def validate(self) -> Plan:
+        """Check every rule that a runtime relies on and return the plan itself.
+
+        Raises `PlanError` naming the first rule broken: rows cover the grid exactly (V11), a
+        forecast never needs more outputs than were computed before it (V3), all numbers finite, a
+        strictly decreasing grid, step 0 computes, regions named once.
+        """
+        steps = len(self.timesteps)
+        _require(steps >= 1, "V11: a plan needs at least one timestep")
+        _require(bool(self.regions), "V11: a plan needs at least one region")
+        _require(
+            all(math.isfinite(t) for t in self.timesteps)
+            and all(a > b for a, b in pairwise(self.timesteps)),
+            "V11: timesteps must be finite and strictly decreasing",
+        )
+        for value, name in ((self.expected_error, "expected_error"), (self.guidance, "guidance")):
+            _require(value is None or math.isfinite(value), f"{name} must be finite, got {value}")
+        names = [region.region for region in self.regions]
+        _require(len(set(names)) == len(names), f"V4: a region is scheduled twice in {names}")
+        for region in self.regions:
+            _check_region(region, steps)
+        return self
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Validate and write to `path` as JSON, replacing it as a whole."""
+        write_atomically(path, self.validate().to_json().encode())
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Plan:
+        """Read and validate a plan; `PlanError` if the file is not a sound plan of this version."""
+        try:
+            text = Path(path).read_bytes().decode()
+        except FileNotFoundError:
+            raise PlanError(f"{path}: no such plan file") from None
+        except UnicodeDecodeError:
+            raise PlanError(f"{path}: not a plan (not text); expected {FORMAT} JSON") from None
+        try:
+            return Plan.from_json(text)
+        except PlanError as error:
+            raise PlanError(f"{path}: {error}") from None
+
+    def to_json(self) -> str:
+        """Indented JSON, one line for each row of weights and for each list of numbers."""
+        top: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+        top |= {f.name: getattr(self, f.name) for f in fields(self) if f.name != "regions"}
+        lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in top.items()]
+        blocks: list[str] = []
+        for region in self.regions:
+            inner = [
+                f"      {json.dumps(f.name)}: {json.dumps(getattr(region, f.name))},"
+                for f in fields(region)
+                if f.name != "weights"
+            ]
+            table = ",\n".join(f"        {json.dumps(row)}" for row in region.weights)
+            inner.append(f'      "weights": [\n{table}\n      ]')
+            blocks.append("    {\n" + "\n".join(inner) + "\n    }")
+        lines.append('  "regions": [\n' + ",\n".join(blocks) + "\n  ]")
+        return "{\n" + "\n".join(lines) + "\n}\n"
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Read what `to_json` wrote and validate it; raises `PlanError`."""
+        try:
+            data: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PlanError(
+                f"cut short or not JSON (line {error.lineno}: {error.msg}); make the plan again"
+            ) from None
+        if not isinstance(data, dict) or cast(dict[str, Any], data).get("format") != FORMAT:
+            raise PlanError(f'not a plan: expected JSON with "format": "{FORMAT}"')
+        top = cast(dict[str, Any], data)
+        if top.get("version") != VERSION:
+            raise PlanError(
+                f"plan version {top.get('version')!r}, this ditcache reads {VERSION}; "
+                "make the plan again from its profile"
+            )
+        shape = _optional(top, "shape", lambda v: _tuple(v, _integer))
+        return Plan(
+            signature=_field(top, "signature", _string),
+            timesteps=_field(top, "timesteps", lambda v: _tuple(v, _number)),
+            regions=_field(top, "regions", lambda v: _tuple(v, _region)),
+            policy=_field(top, "policy", _string),
+            expected_error=_optional(top, "expected_error", _number),
+            solver=_field(top, "solver", _string),
+            guidance=_optional(top, "guidance", _number),
+            shape=shape,
+            dtype=_optional(top, "dtype", _string),
+        ).validate()
+
+
+def _check_region(region: RegionSchedule, steps: int) -> None:
+    where, computed = f"region {region.region!r}", region.computed
+    _require(region.history >= 1, f"{where}: history must be at least 1, got {region.history}")
+    _require(
+        len(region.weights) == steps,
+        f"V11: {where} has {len(region.weights)} rows of weights for {steps} timesteps",
+    )
+    _require(
+        bool(computed)
+        and computed[0] == 0
+        and computed[-1] < steps
+        and all(a < b for a, b in pairwise(computed)),
+        f"V3: {where}: computed steps must increase from 0 to at most {steps - 1}, got {computed}",
+    )
+    done, hits = 0, set(computed)
+    for step, row in enumerate(region.weights):
+        _require(
+            len(row) == region.history,
+            f"V11: {where} step {step} has {len(row)} weights, history is {region.history}",
+        )
+        _require(
+            all(math.isfinite(w) for w in row),
+            f"{where} step {step} has a weight not finite: {row}",
+        )
+        if step in hits:
+            _require(not any(row), f"V11: {where} step {step} computes but has weights {row}")
+            done += 1
+        else:
+            needed = max((k + 1 for k, w in enumerate(row) if w), default=0)
+            _require(
+                needed <= done,
+                f"V3: {where} step {step} needs {needed} computed outputs, only {done} precede",
+            )
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise PlanError(message)
+
+
+def _field(data: dict[str, Any], name: str, read: Callable[[Any], T]) -> T:
+    if name not in data:
+        raise PlanError(f'field "{name}" is missing; make the plan again')
+    try:
+        return read(data[name])
+    except (TypeError, ValueError) as error:
+        raise PlanError(f'field "{name}": {error}') from None
+
+
+def _optional(data: dict[str, Any], name: str, read: Callable[[Any], T]) -> T | None:
+    return None if data.get(name) is None else _field(data, name, read)
+
+
+def _tuple(value: Any, read: Callable[[Any], T]) -> tuple[T, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, got {type(value).__name__}")
+    return tuple(read(item) for item in cast(list[Any], value))
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"expected an integer, got {value!r}")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"expected a number, got {value!r}")
+    return float(value)
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {value!r}")
+    return value
+
+
+def _region(value: Any) -> RegionSchedule:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object for a region, got {type(value).__name__}")
+    data = cast(dict[str, Any], value)
+    return RegionSchedule(
+        region=_field(data, "region", _string),
+        computed=_field(data, "computed", lambda v: _tuple(v, _integer)),
+        weights=_field(data, "weights", lambda v: _tuple(v, lambda row: _tuple(row, _number))),
+        history=_field(data, "history", _integer),
+        forecaster=_field(data, "forecaster", _string),
+        schedule=_field(data, "schedule", _string),
+    )

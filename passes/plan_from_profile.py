@@ -1,0 +1,198 @@
+"""From a profile to a plan: the grid, the solver's weights and the guidance that the plan is for.
+
+A profile serves other grids than its own: the outputs are smooth in time, so their Gram matrix is
+carried over by interpolation, G' = M G M' with M the cubic spline's cardinal matrix. Steps outside
+the calibrated range always compute, as extrapolating there costs far more than it saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+
+from .error_diffusion import Array
+from .plan_format import Plan, PlanError, RegionSchedule
+from .portfolio import FEWEST, guided_gram, solve, steps_for
+from .solver_weights import from_grid, impulse_response
+
+if TYPE_CHECKING:
+    from .profile import Profile, RegionProfile
+
+DENOISER = "denoiser"
+"""Name of the region that is the whole model; where it was recorded, plans are made for it."""
+
+GRID_TOLERANCE = 1e-6
+"""Relative to the range of the grid: timesteps closer than this are the same."""
+
+
+@dataclass(frozen=True)
+class FrontierRow:
+    """What one budget buys."""
+
+    computed_steps: int
+    macs_reduction: float
+    expected_error: float
+    schedule: str
+    forecaster: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """A grid to plan for: its steps inside the calibrated range, and how many lie outside.
+
+    `timesteps` [T] is the whole grid; `before` and `after` steps at its ends are not covered by the
+    profile. `carry` is M [T', T0] for the T' covered steps, None if the grid is the profile's own.
+    """
+
+    timesteps: Array
+    before: int
+    after: int
+    carry: Array | None
+
+    def gram(self, own: Array) -> Array:
+        """Return the Gram matrix [T', T'] on the covered steps, from the profile's [T0, T0]."""
+        return own if self.carry is None else self.carry @ own @ self.carry.T
+
+    @property
+    def covered(self) -> slice:
+        """The covered steps."""
+        return slice(self.before, len(self.timesteps) - self.after)
+
+
+def make_plan(
+    profile: Profile,
+    *,
+    speedup: float | None,
+    computed_steps: int | None,
+    max_error: float | None,
+    policy: str,
+    timesteps: Sequence[float] | None,
+    scheduler: Any,
+    guidance: float | None,
+) -> Plan:
+    """See `Profile.plan`."""
+    target = onto(profile, timesteps)
+    c, solver = solver_weights(profile, target, scheduler)
+    steps, outside = len(target.timesteps), target.before + target.after
+    if max_error is None and (speedup is None) != (computed_steps is None):
+        n = steps_for(steps, computed_steps=computed_steps, speedup=speedup) - outside
+        if n < min(FEWEST, steps - outside):
+            raise PlanError(
+                f"{outside} of the {steps} steps lie outside the calibrated range "
+                f"[{profile.timesteps[-1]:g}, {profile.timesteps[0]:g}] and have to compute, which "
+                f"leaves {n} for the others; allow {outside + FEWEST} or more computed steps, or "
+                "calibrate on this grid"
+            )
+        computed_steps, speedup = n, None
+    scale = profile.guidance if guidance is None else guidance
+    chosen = [region for region in profile.regions if region.region == DENOISER]
+    schedules: list[RegionSchedule] = []
+    errors: list[float] = []
+    for region in chosen or profile.regions:
+        schedule, error = solve(
+            target.gram(guided_gram(region.gram, scale, conditional(profile.branches))),
+            target.timesteps[target.covered].tolist(),
+            c[target.covered],
+            computed_steps=computed_steps,
+            speedup=speedup,
+            max_error=max_error,
+            policy=policy,
+            region=region.region,
+        )
+        schedules.append(_widen(schedule, target))
+        errors.append(error)
+    first = (chosen or list(profile.regions))[0]
+    return Plan(
+        signature=profile.signature,
+        timesteps=tuple(target.timesteps.tolist()),
+        regions=tuple(schedules),
+        policy=policy,
+        expected_error=max(errors),
+        solver=solver,
+        guidance=scale,
+        shape=first.shape,
+        dtype=first.dtype,
+    ).validate()
+
+
+def make_frontier(profile: Profile, policy: str, region: RegionProfile) -> tuple[FrontierRow, ...]:
+    """See `Profile.frontier`."""
+    target = onto(profile, None)
+    c, _ = solver_weights(profile, target, None)
+    gram = guided_gram(region.gram, profile.guidance, conditional(profile.branches))
+    steps, rows = len(profile.timesteps), list[FrontierRow]()
+    for n in range(FEWEST, steps + 1):
+        found, error = solve(gram, profile.timesteps, c, computed_steps=n, policy=policy)
+        rows.append(FrontierRow(n, steps / n, error, found.schedule, found.forecaster))
+    return tuple(rows)
+
+
+def conditional(branches: Sequence[str]) -> int:
+    """Index of the branch that the guidance scale multiplies: the one so named, else the first."""
+    for index, name in enumerate(branches):
+        if name.lower() in ("cond", "conditional", "positive", "pos", "text"):
+            return index
+    return 0
+
+
+def onto(profile: Profile, timesteps: Sequence[float] | None) -> Target:
+    """Return the grid to plan for; `PlanError` if unsound or hardly overlapping the profile."""
+    own = np.asarray(profile.timesteps, dtype=np.float64)
+    if timesteps is None:
+        return Target(own, 0, 0, None)
+    grid = np.asarray(timesteps, dtype=np.float64)
+    if grid.ndim != 1 or len(grid) < 3 or not np.isfinite(grid).all() or (np.diff(grid) >= 0).any():
+        raise PlanError("timesteps= must be at least 3 finite numbers, strictly decreasing")
+    slack = GRID_TOLERANCE * (own[0] - own[-1])
+    if len(grid) == len(own) and np.allclose(grid, own, rtol=0.0, atol=slack):
+        return Target(grid, 0, 0, None)
+    before = int(np.sum(grid > own[0] + slack))
+    after = int(np.sum(grid < own[-1] - slack))
+    inside = grid[before : len(grid) - after]
+    if len(inside) < 3:
+        raise PlanError(
+            f"the grid [{grid[-1]:g}, {grid[0]:g}] hardly overlaps the calibrated range "
+            f"[{own[-1]:g}, {own[0]:g}]; are both in the same units? Calibrate on this grid"
+        )
+    spline = CubicSpline(own[::-1], np.eye(len(own))[::-1], axis=0)
+    carry = np.asarray(spline(np.clip(inside, own[-1], own[0])), dtype=np.float64)
+    return Target(grid, before, after, carry)
+
+
+def solver_weights(profile: Profile, target: Target, scheduler: Any) -> tuple[Array, str]:
+    """Return c [T] for the target grid and where it came from.
+
+    A scheduler's impulse response, else what was measured (on another grid: its ratio to Euler's
+    weights, interpolated), else Euler's weights.
+    """
+    grid = from_grid(target.timesteps.tolist())
+    if scheduler is not None:
+        name = f"impulse:{type(scheduler).__name__}"
+        return impulse_response(scheduler, len(grid)), name
+    if profile.solver is None:
+        return grid, "grid"
+    if target.carry is None:
+        return profile.solver, "measured"
+    own = np.asarray(profile.timesteps, dtype=np.float64)
+    ratio = profile.solver / from_grid(profile.timesteps)
+    return grid * np.interp(target.timesteps, own[::-1], ratio[::-1]), "measured"
+
+
+def _widen(schedule: RegionSchedule, target: Target) -> RegionSchedule:
+    """Add the uncovered steps at both ends as computed ones."""
+    if not target.before + target.after:
+        return schedule
+    steps, zero = len(target.timesteps), (0.0,) * schedule.history
+    inside = tuple(target.before + step for step in schedule.computed)
+    return RegionSchedule(
+        region=schedule.region,
+        computed=(*range(target.before), *inside, *range(steps - target.after, steps)),
+        weights=(*(zero,) * target.before, *schedule.weights, *(zero,) * target.after),
+        history=schedule.history,
+        forecaster=schedule.forecaster,
+        schedule=schedule.schedule,
+    )

@@ -1,0 +1,296 @@
+"""The portfolio: of many schedules and forecasters take the pair that harms the sample least.
+
+Which schedule and which forecaster are best differs from model to model and from budget to budget,
+so nothing is fixed in advance: each pair is scored on the Gram matrix alone, without a call of the
+model, and the best schedule is then improved by moving single steps.
+
+Policies:
+- `edf`: the whole portfolio.
+- `reuse`, `taylor-1`, `taylor-2`, `lagrange-1`, `lagrange-2`: that forecaster as published, on
+  steps uniform in the index.
+- the same with `-best` added: that forecaster on the best of the standard schedules (those that
+  need no measurement, plus the dynamic programme), without the search over single steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from . import schedules
+from .error_diffusion import (
+    Array,
+    Forecaster,
+    Trace,
+    diffuse,
+    error_weights,
+    reference_power,
+    score,
+)
+from .forecasters import EDF, Lagrange, Taylor
+from .plan_format import PlanError, RegionSchedule
+
+FEWEST = 2
+"""Fewest computed steps of any plan: one output alone says nothing about how they change."""
+LARGE_GRID = 200
+"""Above this many steps the search over single steps is left out and fewer betas are tried."""
+
+BETAS = (0.15, 0.3, 0.45, 0.6)
+HISTORIES = (2, 3)
+_PLAIN: dict[str, Forecaster] = {
+    "reuse": Taylor(0),
+    "taylor-1": Taylor(1),
+    "taylor-2": Taylor(2),
+    "lagrange-1": Lagrange(1),
+    "lagrange-2": Lagrange(2),
+}
+POLICIES = ("edf", *_PLAIN, *(f"{name}-best" for name in _PLAIN))
+
+Schedule = tuple[int, ...]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One pair; `merit` is what the portfolio minimises (relative, squared)."""
+
+    steps: Schedule
+    schedule: str
+    forecaster: Forecaster
+    merit: float
+
+
+def solve(
+    gram: Array,
+    timesteps: Sequence[float],
+    c: Array,
+    *,
+    computed_steps: int | None = None,
+    speedup: float | None = None,
+    max_error: float | None = None,
+    policy: str = "edf",
+    region: str = "denoiser",
+) -> tuple[RegionSchedule, float]:
+    """Return the best schedule of one region under one budget, and its expected error.
+
+    `gram` [T, T] (symmetric), `timesteps` and `c` [T]. Exactly one budget: `computed_steps`,
+    `speedup` (computed steps = floor(T / speedup)) or `max_error` (the fewest computed steps with
+    at most that expected error, found by bisection, so up to the small non-monotonicity of the
+    frontier). The error is `error_diffusion.score`, relative rms of the final sample.
+
+    Raises `PlanError` for an unknown policy, no or several budgets, or one out of reach.
+    """
+    if policy not in POLICIES:
+        raise PlanError(f"unknown policy {policy!r}; known are {', '.join(POLICIES)}")
+    x = np.asarray(timesteps, dtype=np.float64)
+    gram, c = (gram + gram.T) / 2, np.asarray(c, dtype=np.float64)
+    budgets = [b for b in (computed_steps, speedup, max_error) if b is not None]
+    if len(budgets) != 1:
+        raise PlanError("give exactly one of computed_steps, speedup and max_error")
+    if max_error is None:
+        n = steps_for(len(x), computed_steps=computed_steps, speedup=speedup)
+        return _solve(gram, x, c, n, policy=policy, region=region)
+    if not max_error >= 0.0:
+        raise PlanError(f"max_error must be a relative error of at least 0, got {max_error}")
+    low, high = min(FEWEST, len(x)), len(x)
+    best = _solve(gram, x, c, high, policy=policy, region=region)
+    while low < high:
+        middle = (low + high) // 2
+        tried = _solve(gram, x, c, middle, policy=policy, region=region)
+        if tried[1] <= max_error:
+            best, high = tried, middle
+        else:
+            low = middle + 1
+    return best
+
+
+def steps_for(steps: int, *, computed_steps: int | None, speedup: float | None) -> int:
+    """Return the computed steps for a budget on a grid of `steps`; `PlanError` if out of reach."""
+    fewest = min(FEWEST, steps)
+    if speedup is not None:
+        if not (math.isfinite(speedup) and speedup >= 1.0):
+            raise PlanError(f"speedup must be a number of at least 1, got {speedup}")
+        # The small addition makes 50 / 2.5 come out as 20 whatever the rounding.
+        n = math.floor(steps / speedup + 1e-9)
+        if n < fewest:
+            raise PlanError(
+                f"speedup {speedup:g} is out of reach on {steps} steps (it leaves {n} to compute); "
+                f"the nearest is {steps / fewest:g} with {fewest} computed steps"
+            )
+        return n
+    n = int(computed_steps or 0)
+    if not fewest <= n <= steps:
+        raise PlanError(
+            f"computed_steps {computed_steps} is out of reach on {steps} steps; "
+            f"the nearest is {min(max(n, fewest), steps)}"
+        )
+    return n
+
+
+def guided_gram(gram: Array, guidance: float | None, conditional: int = 0) -> Array:
+    """One [T, T] Gram matrix for the outputs that the sampler sees, from [B, B, T, T].
+
+    With two branches and a scale w the sampler sees y = w y_c + (1 - w) y_u, whose Gram matrix is
+    w^2 G_cc + w (1 - w) (G_cu + G_cu') + (1 - w)^2 G_uu; `conditional` is the index of c. With an
+    unknown scale the branches' own errors are added up instead.
+    """
+    branches = len(gram)
+    if guidance is None or branches != 2:
+        whole = np.einsum("bbst->st", gram)
+    else:
+        w = np.full(2, 1.0 - guidance)
+        w[conditional] = guidance
+        whole = np.einsum("a,b,abst->st", w, w, gram)
+    return (whole + whole.T) / 2
+
+
+def _solve(
+    gram: Array, x: Array, c: Array, n: int, *, policy: str, region: str
+) -> tuple[RegionSchedule, float]:
+    steps = len(x)
+    if n == steps:
+        rows = tuple((0.0,) for _ in range(steps))
+        done = RegionSchedule(region, tuple(range(steps)), rows, 1, "reuse", "every step")
+        return done, 0.0
+    if policy in _PLAIN:
+        sets = {"uniform index": schedules.uniform_index(steps, n)}
+        chosen = _best(gram, x, c, sets, [_PLAIN[policy]])[0]
+    elif policy != "edf":
+        plain = _PLAIN[policy.removesuffix("-best")]
+        chosen = _best(gram, x, c, standard_schedules(gram, x, c, n), [plain])[0]
+    else:
+        chosen = _portfolio(gram, x, c, n)
+    rows_ = chosen.forecaster.rows(chosen.steps, x, c, gram)
+    left = error_weights(chosen.steps, rows_, c)
+    schedule = RegionSchedule(
+        region=region,
+        computed=chosen.steps,
+        weights=tuple(tuple(float(w) for w in row) for row in rows_),
+        history=chosen.forecaster.history,
+        forecaster=chosen.forecaster.name,
+        schedule=chosen.schedule,
+    )
+    return schedule, float(score(left, gram, c))
+
+
+def standard_schedules(gram: Array, x: Array, c: Array, n: int) -> dict[str, Schedule]:
+    """Every named schedule of exactly `n` steps, without repeats."""
+    steps = len(x)
+    end = float(x[-1] + (c[-1] / c[-2]) * (x[-1] - x[-2])) if c[-2] else None
+    found: dict[str, Schedule] = {
+        "uniform index": schedules.uniform_index(steps, n),
+        "uniform index to last": schedules.uniform_index(steps, n, last=True),
+        "interval": schedules.interval(steps, n),
+        "uniform time": schedules.uniform_coordinate(x, n, end=end),
+        "uniform time to last": schedules.uniform_coordinate(x, n, last=True),
+    }
+    for first in (2, 3):
+        if n > first:
+            found[f"first {first}, uniform index"] = schedules.warmed(
+                steps, n, first, lambda t, k: schedules.uniform_index(t, k, last=True)
+            )
+            found[f"first {first}, uniform time"] = schedules.warmed(
+                steps, n, first, lambda t, k: schedules.uniform_coordinate(x[-t:], k, last=True)
+            )
+    for power in (1 / 3, 1 / 2):
+        found[f"balanced {power:.2g}"] = schedules.balanced(gram, c, n, power=power)
+    for power in (1.0, 0.5):
+        found[f"optimal {power:g}"] = schedules.optimal(gram, x, c, n, power=power)
+    kept: dict[Schedule, str] = {}
+    for name, chosen in found.items():
+        kept.setdefault(chosen, name)
+    return {name: chosen for chosen, name in kept.items()}
+
+
+def _portfolio(gram: Array, x: Array, c: Array, n: int) -> Candidate:
+    """Score schedules x forecasters, then move single steps of the best few while it helps."""
+    large = len(x) > LARGE_GRID
+    betas = BETAS[1:2] if large else BETAS
+    sets = standard_schedules(gram, x, c, n)
+    ranked: list[Candidate] = []
+    for k in HISTORIES:
+        ranked += _best(gram, x, c, sets, [EDF(k, beta) for beta in betas])
+    for plain in _PLAIN.values():
+        ranked += _best(gram, x, c, sets, [plain])
+    ranked.sort(key=lambda candidate: candidate.merit)
+    if large:
+        return ranked[0]
+    starts: list[Candidate] = []
+    for candidate in ranked:
+        if all(
+            candidate.steps != s.steps or candidate.forecaster.history != s.forecaster.history
+            for s in starts
+        ):
+            starts.append(candidate)
+        if len(starts) == 2:
+            break
+    improved = [_improve(gram, x, c, start) for start in starts]
+    return min(improved, key=lambda candidate: candidate.merit)
+
+
+def _best(
+    gram: Array,
+    x: Array,
+    c: Array,
+    sets: dict[str, Schedule],
+    forecasters: Sequence[Forecaster],
+) -> list[Candidate]:
+    """Every pair as a candidate, best first; the forecasters share kind and history."""
+    pairs = [(name, chosen, f) for name, chosen in sets.items() for f in forecasters]
+    trace = diffuse(_masks((p[1] for p in pairs), len(x)), [p[2] for p in pairs], x, c, gram)
+    merits = _merit(trace, gram, c)
+    order = np.argsort(merits, kind="stable")
+    return [Candidate(pairs[i][1], pairs[i][0], pairs[i][2], float(merits[i])) for i in order]
+
+
+def _merit(trace: Trace, gram: Array, c: Array) -> Array:
+    """Mean over computed steps of L_s' G L_s, plus L' G L at the end, over c' G c.
+
+    The end is what one wants small. Errors on the way matter too, because the model is then called
+    on a sample that is off by that much and answers for another trajectory.
+    """
+    final = np.einsum("ps,st,pt->p", trace.error, gram, trace.error)
+    merit = (np.maximum(final, 0.0) + trace.passing) / reference_power(gram, c)
+    return np.where(np.isfinite(merit), merit, np.inf)
+
+
+def _improve(gram: Array, x: Array, c: Array, start: Candidate, rounds: int = 12) -> Candidate:
+    """Move one computed step at a time (and try the other betas) while the merit falls."""
+    best = start
+    for _ in range(rounds):
+        sets = {str(i): chosen for i, chosen in enumerate(_neighbours(best.steps, len(x)))}
+        if not sets:
+            break
+        found = _best(gram, x, c, sets, [best.forecaster])[0]
+        if found.merit >= best.merit * (1 - 1e-3):
+            break
+        name = best.schedule.removesuffix(", improved") + ", improved"
+        best = replace(found, schedule=name)
+    if isinstance(best.forecaster, EDF):
+        fitted = [replace(best.forecaster, beta=beta) for beta in (0.0, *BETAS, 0.8)]
+        tuned = _best(gram, x, c, {best.schedule: best.steps}, fitted)[0]
+        best = min(best, tuned, key=lambda candidate: candidate.merit)
+    return best
+
+
+def _neighbours(steps: Schedule, total: int) -> list[Schedule]:
+    """Schedules with one step (never the first) moved by up to three places."""
+    taken, found = set(steps), set[Schedule]()
+    for i, step in enumerate(steps[1:], start=1):
+        for shift in (-3, -2, -1, 1, 2, 3):
+            moved = step + shift
+            if 0 < moved < total and moved not in taken:
+                found.add(tuple(sorted((*steps[:i], moved, *steps[i + 1 :]))))
+    return sorted(found)
+
+
+def _masks(chosen: Iterable[Schedule], steps: int) -> Mask:
+    every = list(chosen)
+    masks = np.zeros((len(every), steps), np.bool_)
+    for row, computed in zip(masks, every, strict=True):
+        row[list(computed)] = True
+    return masks

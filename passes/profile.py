@@ -1,0 +1,303 @@
+"""The profile: what calibration generations leave behind, enough to make any plan.
+
+Of every region only inner products between steps are kept: for 50 steps and two branches some
+tens of kilobytes, whatever the size of the model. Stored as safetensors, never pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from .atomic_file import write_atomically
+from .plan_format import Plan
+from .plan_from_profile import DENOISER, FrontierRow, make_frontier, make_plan
+
+FORMAT = "ditcache.profile"
+VERSION = 1
+AGAIN = "calibrate again"
+
+Array = npt.NDArray[np.float64]
+
+
+class ProfileError(ValueError):
+    """A profile that cannot be made, read or combined; the message says what to do about it."""
+
+
+@dataclass(frozen=True, eq=False)
+class RegionProfile:
+    """One region's outputs over one denoising grid.
+
+    `gram` float64 [B, B, T, T]: mean over samples of <y_{b,s}, y_{b',t}> / numel, B the number of
+    CFG branches. `shape` and `dtype` are those of one live-out as recorded.
+    """
+
+    region: str
+    gram: Array
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Measurements of one model on one grid of T timesteps; validated when made.
+
+    `signature` names the model's graph. `timesteps` are as the model saw them, strictly
+    decreasing. `branches` names the CFG branches, `("",)` if there is one. `samples` counts the
+    generations. `sketch` is the width of the count-sketch that the inner products were taken
+    through, 0 if they are exact. `guidance` is the scale of the conditional branch, None if unknown
+    or if the branches are batched. `solver` [T] are the sampler's weights, None to take them from
+    the grid. `macs` counts the multiply-adds of a full step over all branches.
+
+    Raises `ProfileError` if any of it is unsound.
+    """
+
+    signature: str
+    timesteps: tuple[float, ...]
+    branches: tuple[str, ...]
+    samples: int
+    regions: tuple[RegionProfile, ...]
+    sketch: int = 0
+    guidance: float | None = None
+    solver: Array | None = None
+    macs: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def plan(
+        self,
+        speedup: float | None = None,
+        *,
+        computed_steps: int | None = None,
+        max_error: float | None = None,
+        policy: str = "edf",
+        timesteps: Sequence[float] | None = None,
+        scheduler: Any = None,
+        guidance: float | None = None,
+    ) -> Plan:
+        """Make the best plan within a budget.
+
+        Exactly one of `speedup` (at least that reduction of computed steps), `computed_steps` and
+        `max_error` (relative rms error of the final sample). `policy` is one of
+        `portfolio.POLICIES`. `timesteps` plans for another grid of the same kind; `scheduler` (any
+        deterministic diffusers-like one) and `guidance` override what was measured.
+
+        The plan is for the region "denoiser" if that was recorded, else for every region. Raises
+        `PlanError` if the budget or the grid is out of reach.
+        """
+        return make_plan(
+            self,
+            speedup=speedup,
+            computed_steps=computed_steps,
+            max_error=max_error,
+            policy=policy,
+            timesteps=timesteps,
+            scheduler=scheduler,
+            guidance=guidance,
+        )
+
+    def frontier(self, policy: str = "edf") -> tuple[FrontierRow, ...]:
+        """List what every number of computed steps costs in expected error, fewest first."""
+        return make_frontier(self, policy, self.region(DENOISER) or self.regions[0])
+
+    def region(self, name: str) -> RegionProfile | None:
+        """Return the region of that name, or None."""
+        return next((region for region in self.regions if region.region == name), None)
+
+    def drift(self, region: str) -> Array:
+        """[T-1] relative change |y_{t+1} - y_t| / |y_t| of a region, rms over branches and samples.
+
+        Raises `ProfileError` if the region was not recorded.
+        """
+        found = self.region(region)
+        if found is None:
+            known = ", ".join(r.region for r in self.regions)
+            raise ProfileError(f"region {region!r} was not recorded; recorded are {known}")
+        whole = np.einsum("bbst->st", found.gram)
+        power = np.diagonal(whole)
+        change = power[1:] + power[:-1] - 2 * np.diagonal((whole + whole.T) / 2, 1)
+        floor = np.finfo(np.float64).tiny
+        return np.sqrt(np.maximum(change, 0.0) / np.maximum(power[:-1], floor))
+
+    def merged(self, other: Profile) -> Profile:
+        """Combine two sets of generations: the mean, weighted by their samples.
+
+        Raises `ProfileError` unless model, grid, branches, regions and sketch agree. Guidance and
+        solver weights that differ between the two become unknown.
+        """
+        for name in ("signature", "branches", "sketch"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise ProfileError(f"cannot merge profiles: {name} is {mine!r} and {theirs!r}")
+        if self.timesteps != other.timesteps:
+            raise ProfileError("cannot merge profiles: they were taken on different timesteps")
+        mine, theirs = ([(r.region, r.shape[1:]) for r in p.regions] for p in (self, other))
+        if mine != theirs:
+            raise ProfileError(f"cannot merge profiles of regions {mine} and {theirs}")
+        total = self.samples + other.samples
+        share = self.samples / total
+        regions = tuple(
+            replace(a, gram=share * a.gram + (1 - share) * b.gram)
+            for a, b in zip(self.regions, other.regions, strict=True)
+        )
+        same_scale = (
+            self.guidance is not None
+            and other.guidance is not None
+            and abs(self.guidance - other.guidance) <= 0.02 * max(1.0, abs(self.guidance))
+        )
+        solver = None
+        if self.solver is not None and other.solver is not None:
+            size = float(np.abs(self.solver).max())
+            if np.allclose(self.solver, other.solver, rtol=0.0, atol=0.02 * size):
+                solver = share * self.solver + (1 - share) * other.solver
+        return replace(
+            self,
+            samples=total,
+            regions=regions,
+            guidance=self.guidance if same_scale else None,
+            solver=solver,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to `path` (safetensors with JSON metadata), replacing it as a whole."""
+        tensors = {f"gram.{i}": np.ascontiguousarray(r.gram) for i, r in enumerate(self.regions)}
+        if self.solver is not None:
+            tensors["solver"] = np.ascontiguousarray(self.solver)
+        document = json.dumps(
+            {
+                "signature": self.signature,
+                "timesteps": self.timesteps,
+                "branches": self.branches,
+                "samples": self.samples,
+                "sketch": self.sketch,
+                "guidance": self.guidance,
+                "macs": self.macs,
+                "regions": [
+                    {"region": r.region, "shape": r.shape, "dtype": r.dtype} for r in self.regions
+                ],
+            }
+        )
+        metadata = {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "document": document,
+            "sha256": _checksum(document, tensors),
+        }
+        write_atomically(path, safetensors.numpy.save(tensors, metadata))
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Profile:
+        """Read a profile; `ProfileError` if the file is not a sound one of this version."""
+        try:
+            data = Path(path).read_bytes()
+        except FileNotFoundError:
+            raise ProfileError(f"{path}: no such profile file") from None
+        metadata = _metadata(data)
+        if metadata.get("format") != FORMAT:
+            raise ProfileError(f"{path}: not a profile (expected safetensors of format {FORMAT})")
+        if metadata.get("version") != str(VERSION):
+            raise ProfileError(
+                f"{path}: profile version {metadata.get('version')}, this ditcache reads "
+                f"{VERSION}; {AGAIN}"
+            )
+        document = metadata.get("document", "")
+        try:
+            tensors = cast(dict[str, Array], safetensors.numpy.load(data))
+        except SafetensorError as error:
+            raise ProfileError(f"{path}: cut short or damaged ({error}); {AGAIN}") from None
+        if metadata.get("sha256") != _checksum(document, tensors):
+            raise ProfileError(f"{path}: damaged (its checksum does not match); {AGAIN}")
+        try:
+            return _build(json.loads(document), tensors)
+        except ProfileError as error:
+            raise ProfileError(f"{path}: {error}") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProfileError(f"{path}: incomplete ({error!r}); {AGAIN}") from None
+
+
+def _check(profile: Profile) -> None:
+    steps, branches = len(profile.timesteps), len(profile.branches)
+    grid = np.asarray(profile.timesteps, dtype=np.float64)
+    if steps < 3:
+        raise ProfileError(f"a profile needs at least 3 steps, got {steps}; sample with more steps")
+    if not np.isfinite(grid).all() or (np.diff(grid) >= 0).any():
+        raise ProfileError(
+            "timesteps must be finite and strictly decreasing; samplers that call the model "
+            f"several times a step (Heun) cannot be profiled. Got {profile.timesteps}"
+        )
+    if profile.samples < 1:
+        raise ProfileError(f"a profile needs at least one generation, got {profile.samples}")
+    if branches < 1 or not profile.regions:
+        raise ProfileError("a profile needs at least one branch and one region")
+    names = [region.region for region in profile.regions]
+    if len(set(names)) != len(names):
+        raise ProfileError(f"a region is recorded twice in {names}")
+    for region in profile.regions:
+        want, got = (branches, branches, steps, steps), region.gram.shape
+        if got != want or region.gram.dtype != np.float64:
+            raise ProfileError(
+                f"region {region.region!r}: expected a float64 gram of shape {want} (branches, "
+                f"branches, steps, steps), got {region.gram.dtype} {got}"
+            )
+        if not np.isfinite(region.gram).all():
+            raise ProfileError(
+                f"region {region.region!r}: the recorded outputs hold NaN or infinity; does the "
+                "model produce finite images without a cache?"
+            )
+    solver = profile.solver
+    if solver is not None and (solver.shape != (steps,) or not np.isfinite(solver).all()):
+        raise ProfileError(f"solver weights must be {steps} finite numbers, got {solver}")
+    if profile.guidance is not None and not np.isfinite(profile.guidance):
+        raise ProfileError(f"guidance must be finite or None, got {profile.guidance}")
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """Read the metadata of safetensors bytes (length, JSON header, tensors); {} if not such."""
+    try:
+        (size,) = struct.unpack_from("<Q", data)
+        header: Any = json.loads(data[8 : 8 + size])
+        return dict(header["__metadata__"])
+    except (struct.error, ValueError, KeyError, TypeError, OverflowError):
+        return {}
+
+
+def _checksum(document: str, tensors: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256(document.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode() + b"\0" + tensors[name].tobytes())
+    return digest.hexdigest()
+
+
+def _build(document: dict[str, Any], tensors: Mapping[str, Array]) -> Profile:
+    regions = tuple(
+        RegionProfile(
+            region=str(entry["region"]),
+            gram=tensors[f"gram.{i}"],
+            shape=tuple(int(n) for n in entry["shape"]),
+            dtype=str(entry["dtype"]),
+        )
+        for i, entry in enumerate(document["regions"])
+    )
+    return Profile(
+        signature=str(document["signature"]),
+        timesteps=tuple(float(t) for t in document["timesteps"]),
+        branches=tuple(str(b) for b in document["branches"]),
+        samples=int(document["samples"]),
+        regions=regions,
+        sketch=int(document["sketch"]),
+        guidance=document["guidance"],
+        solver=tensors.get("solver"),
+        macs=document["macs"],
+    )

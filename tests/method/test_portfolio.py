@@ -1,0 +1,133 @@
+"""The portfolio: budgets, robustness, and that its choice holds on fresh outputs."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from ditcache.passes.error_diffusion import error_weights, score
+from ditcache.passes.plan_format import Plan, PlanError
+from ditcache.passes.portfolio import POLICIES, guided_gram, solve, steps_for
+from ditcache.passes.solver_weights import from_grid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_meets_the_budget(synthetic, policy):
+    p = synthetic.profile(50)
+    for speedup, n in ((1, 50), (2, 25), (2.5, 20), (3, 16), (5, 10), (7, 7), (25, 2)):
+        plan = p.plan(speedup, policy=policy)
+        assert plan.computed_steps == n
+        assert plan.macs_reduction >= speedup
+        plan.validate()
+
+
+def test_unreachable_budgets_name_the_nearest(synthetic):
+    p = synthetic.profile(50)
+    with pytest.raises(PlanError, match="nearest is 25 with 2"):
+        p.plan(100)
+    with pytest.raises(PlanError, match="nearest is 50"):
+        p.plan(computed_steps=51)
+    with pytest.raises(PlanError, match="nearest is 2"):
+        p.plan(computed_steps=0)
+    for wrong in (0.5, -1, float("nan"), float("inf")):
+        with pytest.raises(PlanError, match="at least 1"):
+            p.plan(wrong)
+    with pytest.raises(PlanError, match="exactly one"):
+        p.plan()
+    with pytest.raises(PlanError, match="exactly one"):
+        p.plan(2, computed_steps=3)
+    with pytest.raises(PlanError, match="unknown policy 'magic'"):
+        p.plan(2, policy="magic")
+
+
+def test_speedup_is_not_lost_to_rounding():
+    for n in range(2, 50):
+        assert steps_for(50, computed_steps=None, speedup=50 / n) == n
+
+
+def test_max_error_gives_few_steps_that_keep_it(synthetic):
+    p = synthetic.profile(50)
+    plan = p.plan(max_error=0.01)
+    assert plan.expected_error is not None
+    assert plan.expected_error <= 0.01
+    assert p.plan(computed_steps=plan.computed_steps - 1).expected_error > 0.01
+    assert p.plan(max_error=0.0).computed_steps == 50
+
+
+def test_edf_beats_every_plain_policy_on_fresh_outputs(synthetic):
+    """Planned on two samples, judged on sixteen others."""
+    p, grid = synthetic.profile(50, samples=2), synthetic.grid(50)
+    fresh, c = synthetic.gram(synthetic.outputs(grid, 16, seed=99)), from_grid(grid)
+
+    def error(plan: Plan) -> float:
+        region = plan.regions[0]
+        left = error_weights(region.computed, np.asarray(region.weights), c)
+        return float(score(left, fresh, c))
+
+    for speedup in (2, 3, 5, 7):
+        ours = error(p.plan(speedup))
+        for policy in POLICIES[1:]:
+            assert ours < error(p.plan(speedup, policy=policy)), (speedup, policy)
+
+
+def test_planning_is_fast(synthetic):
+    p = synthetic.profile(50)
+    p.plan(5)
+    began = time.perf_counter()
+    p.plan(5)
+    assert time.perf_counter() - began < 1.0
+
+
+@pytest.mark.slow
+def test_a_thousand_steps_do_not_explode(synthetic):
+    p = synthetic.profile(1000, samples=1)
+    began = time.perf_counter()
+    assert p.plan(5).computed_steps == 200
+    assert time.perf_counter() - began < 20.0
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(3, 20), st.integers(0, 4), st.integers(0, 10**6))
+def test_any_positive_matrix_gives_a_sound_plan(steps, rank, seed):
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=(steps, rank))
+    x = np.sort(rng.uniform(0.01, 1, steps))[::-1]
+    n = int(rng.integers(min(2, steps), steps + 1))
+    region, error = solve(y @ y.T, x.tolist(), from_grid(x.tolist()), computed_steps=n)
+    assert len(region.computed) == n
+    assert np.isfinite(error)
+    Plan("s", tuple(x.tolist()), (region,), "edf", error).validate()
+
+
+def test_noise_in_the_measurement_costs_little(synthetic):
+    """A count-sketch of 512 numbers in place of exact inner products."""
+    grid = synthetic.grid(50)
+    c = from_grid(grid)
+    y = synthetic.outputs(grid, 2, size=5000)
+    rng = np.random.default_rng(0)
+    bucket, sign = rng.integers(0, 512, 5000), rng.choice([-1.0, 1.0], 5000)
+    z = np.zeros((2, 50, 512))
+    for n in range(2):
+        for t in range(50):
+            z[n, t] = np.bincount(bucket, sign * y[n, t], 512)
+    fresh = synthetic.gram(synthetic.outputs(grid, 8, seed=5, size=5000))
+    errors = []
+    for g in (synthetic.gram(y), np.einsum("nsm,ntm->st", z, z) / 10000):
+        region, _ = solve(g, grid, c, speedup=5)
+        left = error_weights(region.computed, np.asarray(region.weights), c)
+        errors.append(float(score(left, fresh, c)))
+    assert errors[1] < 1.5 * errors[0]
+
+
+def test_guided_gram_is_that_of_the_guided_output():
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(2, 6, 9))
+    g = np.einsum("asm,btm->abst", y, y)
+    for conditional in (0, 1):
+        guided = 3.5 * y[conditional] - 2.5 * y[1 - conditional]
+        assert np.allclose(guided_gram(g, 3.5, conditional), guided @ guided.T)
+    assert np.allclose(guided_gram(g, None), y[0] @ y[0].T + y[1] @ y[1].T)
+    assert np.allclose(guided_gram(g[:1, :1], 3.5), y[0] @ y[0].T)

@@ -1,0 +1,157 @@
+"""Solver weights: from the grid, from a scheduler's impulse response, from recorded calls."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from ditcache.passes.plan_format import PlanError
+from ditcache.passes.solver_weights import from_grid, impulse_response, measured
+
+diffusers = pytest.importorskip("diffusers")
+
+
+def flow(shift=3.0):
+    return diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+
+
+def make(name, **config):
+    return getattr(diffusers, name)(**config)
+
+
+def test_euler_on_a_flow_is_the_grid():
+    scheduler = flow()
+    scheduler.set_timesteps(20)
+    grid = [float(t) for t in scheduler.timesteps]
+    expected = np.diff(np.append(np.asarray(grid) / 1000, 0.0))
+    assert np.allclose(from_grid(grid), expected)
+    assert np.allclose(from_grid([t / 1000 for t in grid]), expected)
+    assert np.allclose(impulse_response(scheduler, 20), expected, atol=1e-6)
+
+
+def test_a_grid_that_ends_at_zero_keeps_a_last_weight():
+    assert from_grid([0.9, 0.6, 0.3, 0.0]) == pytest.approx([-0.3] * 4)
+
+
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+DETERMINISTIC = [
+    ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+    ("DDIMScheduler", {"clip_sample": False}),
+    ("DDIMScheduler", {}),
+    ("DPMSolverMultistepScheduler", {}),
+    ("DPMSolverMultistepScheduler", FLOW),
+    ("UniPCMultistepScheduler", {}),
+    ("UniPCMultistepScheduler", FLOW),
+    ("EulerDiscreteScheduler", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "config"), DETERMINISTIC)
+@pytest.mark.parametrize("used", [False, True])
+def test_impulse_response_predicts_the_effect_of_any_output_error(name, config, used):
+    """c @ d is how far the final sample moves when the outputs move by d."""
+    scheduler, steps = make(name, **config), 12
+    if used:  # as a pipeline leaves it
+        scheduler.set_timesteps(steps)
+        state = torch.ones(1, 1, dtype=torch.float64)
+        for t in scheduler.timesteps:
+            state = scheduler.step(0.1 * state, t, state, return_dict=False)[0]
+    before = copy.deepcopy(scheduler.__dict__)
+    c = impulse_response(scheduler, steps)
+    for key in ("timesteps", "sigmas"):
+        if key in before and before[key] is not None:
+            now = torch.as_tensor(getattr(scheduler, key))
+            assert torch.equal(torch.as_tensor(before[key]), now)
+    assert getattr(scheduler, "_step_index", None) == before.get("_step_index")
+
+    rng = np.random.default_rng(0)
+    y, d = 0.02 * rng.normal(size=(2, steps))
+
+    def final(outputs):
+        fresh = make(name, **(config | ({"clip_sample": False} if name == "DDIMScheduler" else {})))
+        fresh.set_timesteps(steps)
+        state = torch.full((1, 1), 0.3, dtype=torch.float64)
+        for t, value in zip(fresh.timesteps, outputs, strict=True):
+            output = torch.full((1, 1), value, dtype=torch.float64)
+            state = fresh.step(output, t, state, return_dict=False)[0]
+        return float(state)
+
+    assert final(y + d) - final(y) == pytest.approx(float(c @ d), rel=1e-4, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", ["DDPMScheduler", "EulerAncestralDiscreteScheduler"])
+def test_stochastic_schedulers_are_refused(name):
+    with pytest.raises(PlanError, match="noise"):
+        impulse_response(make(name), 10)
+
+
+@pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"])
+def test_predictor_and_corrector_are_refused(name):
+    with pytest.raises(PlanError, match="predictor and corrector"):
+        impulse_response(make(name), 10)
+
+
+def test_missing_settings_are_explained():
+    scheduler = make("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True)
+    with pytest.raises(PlanError, match="already set"):
+        impulse_response(scheduler, 10)
+    scheduler.set_timesteps(10, mu=1.1)
+    assert impulse_response(scheduler, 10).sum() == pytest.approx(-1.0, abs=1e-3)
+
+
+def run(steps=20, samples=3, size=200, guidance=2.5, seed=0, dtype=np.float64, noise=0.0):
+    """Recorded calls of an Euler flow sampler with two branches of smooth outputs."""
+    rng = np.random.default_rng(seed)
+    sigma = np.linspace(1, 0, steps + 1)
+    sigma = 3 * sigma / (1 + 2 * sigma)
+    x = rng.normal(size=(samples, size))
+    target = rng.normal(size=(samples, size))
+    zx, zy = np.zeros((samples, steps, size)), np.zeros((samples, 2, steps, size))
+    for t in range(steps):
+        zx[:, t] = x
+        cond = x - target * (1 - 0.3 * sigma[t]) + 0.2 * np.tanh(x)
+        uncond = x - 0.7 * target + 0.1 * x**2 * sigma[t]
+        zy[:, 0, t], zy[:, 1, t] = cond, uncond
+        moved = x + (sigma[t + 1] - sigma[t]) * (guidance * cond + (1 - guidance) * uncond)
+        moved = moved + noise * abs(sigma[t + 1] - sigma[t]) ** 0.5 * rng.normal(size=moved.shape)
+        x = torch.from_numpy(moved).to(torch.bfloat16).double().numpy() if dtype is None else moved
+    return zx, zy, sigma
+
+
+def test_the_solver_is_learnt_from_recorded_calls():
+    zx, zy, sigma = run()
+    found = measured(zx, zy, sigma[:-1].tolist())
+    assert found is not None
+    assert found.guidance == pytest.approx(2.5, abs=1e-6)
+    assert found.weights == pytest.approx(np.diff(sigma), abs=1e-6)
+    assert found.residual < 1e-9
+
+
+def test_the_solver_is_learnt_from_bfloat16_latents():
+    zx, zy, sigma = run(dtype=None)
+    found = measured(zx, zy, sigma[:-1].tolist())
+    assert found is not None
+    assert found.guidance == pytest.approx(2.5, rel=0.1)
+    assert np.abs(found.weights - np.diff(sigma)).max() < 0.1 * np.abs(np.diff(sigma)).mean()
+
+
+def test_one_branch_has_no_guidance():
+    zx, zy, sigma = run(guidance=1.0)
+    found = measured(zx, zy[:, :1], sigma[:-1].tolist())
+    assert found is not None
+    assert found.guidance is None
+    assert found.weights == pytest.approx(np.diff(sigma), abs=1e-6)
+
+
+def test_a_stochastic_sampler_is_not_mistaken_for_a_deterministic_one():
+    zx, zy, sigma = run(noise=1.0)
+    assert measured(zx, zy, sigma[:-1].tolist()) is None
+
+
+def test_measured_explains_wrong_shapes():
+    with pytest.raises(PlanError, match="zx"):
+        measured(np.zeros((2, 5, 7)), np.zeros((2, 1, 4, 7)))
+    assert measured(np.full((1, 5, 7), np.nan), np.zeros((1, 1, 5, 7))) is None
+    assert measured(np.zeros((1, 5, 7)), np.zeros((1, 1, 5, 7))) is None
