@@ -1,0 +1,108 @@
+"""cleanup: dead code and common subexpressions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from .base import PassContext, PassResult
+from .cost import total_macs
+from .dependence import is_random
+from .ir import StepGraph
+
+
+@dataclass(frozen=True)
+class Cleanup:
+    """Remove unused nodes and merge equal pure ones, in the step, its variants and prologues.
+
+    Two calls merge when target and arguments are the same and neither draws random numbers,
+    mutates or sits in an autocast range; the same kernel on the same inputs gives the same bits.
+
+    Given::
+
+        %a = linear(%x, @q.weight)
+        %b = linear(%x, @q.weight)
+        %dead = relu(%a)
+        %o = add(%a, %b)
+
+    Result::
+
+        %a = linear(%x, @q.weight)
+        %o = add(%a, %a)
+    """
+
+    name: ClassVar[str] = "cleanup"
+    requires: ClassVar[frozenset[str]] = frozenset()
+    ensures: ClassVar[frozenset[str]] = frozenset({"clean"})
+
+    def apply(self, graph: StepGraph, ctx: PassContext) -> PassResult:
+        """Clean copies of every module that the step graph holds."""
+        removed = 0
+
+        def clean(module: fx.GraphModule) -> fx.GraphModule:
+            nonlocal removed
+            copy = fx.GraphModule(module, _copy(module.graph))
+            copy.meta = dict(module.meta)
+            before = len(copy.graph.nodes)
+            _merge_equal(copy.graph)
+            copy.graph.eliminate_dead_code(lambda n: n.op == "output" or n.is_impure())
+            removed += before - len(copy.graph.nodes)
+            copy.recompile()
+            return copy
+
+        variants = tuple(replace(v, module=clean(v.module)) for v in graph.variants)
+        variants = tuple(replace(v, macs=total_macs(v.module.graph.nodes)) for v in variants)
+        prologues = tuple(replace(p, module=clean(p.module)) for p in graph.prologues)
+        facts = graph.facts | self.ensures
+        done = graph.with_(
+            module=clean(graph.module), variants=variants, prologues=prologues, facts=facts
+        )
+        return PassResult(done, removed > 0, {"nodes removed": removed})
+
+
+def _copy(graph: fx.Graph) -> fx.Graph:
+    new = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        env[node] = new.node_copy(node, env.__getitem__)
+    return new
+
+
+def _merge_equal(graph: fx.Graph) -> None:
+    seen: dict[tuple[Any, ...], fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op not in ("call_function", "call_method") or node.is_impure():
+            continue
+        if is_random(node) or "autocast" in node.meta or _fresh_storage(node):
+            continue
+        try:
+            key = (node.op, node.target, _frozen(node.args), _frozen(node.kwargs))
+            twin = seen.setdefault(key, node)
+        except TypeError:  # an unhashable constant: leave the node alone
+            continue
+        if twin is not node:
+            node.replace_all_uses_with(twin)
+            graph.erase_node(node)
+
+
+def _fresh_storage(node: fx.Node) -> bool:
+    """Factories whose contents are undefined, or that exist to be distinct."""
+    return getattr(node.target, "__name__", node.target) in ("empty", "empty_like", "new_empty")
+
+
+def _frozen(value: Any) -> Any:
+    """A hashable key of an FX argument; 1, 1.0 and True must stay apart."""
+    if isinstance(value, (tuple, list)):
+        return (type(value).__name__, *(_frozen(v) for v in value))
+    if isinstance(value, dict):
+        return tuple((k, _frozen(v)) for k, v in value.items())
+    if isinstance(value, slice):
+        return ("slice", _frozen(value.start), _frozen(value.stop), _frozen(value.step))
+    if isinstance(value, float):
+        return ("float", value.hex())
+    if isinstance(value, torch.Tensor):
+        raise TypeError("tensors are compared by nobody")
+    return (type(value).__name__, value)

@@ -1,0 +1,103 @@
+"""Multiply-accumulates of each node, by the conventions of torch.utils.flop_counter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from .ir import CACHE_OPS, flat_nodes, value_of
+
+_SDPA = torch.nn.functional.scaled_dot_product_attention
+
+
+def annotate_macs(graph: fx.Graph) -> int:
+    """Set `meta["macs"]` on every node and give the sum.
+
+    A MAC is half a FLOP of torch.utils.flop_counter: matrix products, convolutions and attention
+    count, elementwise work does not. Each op is run once on its fake inputs; nodes that carry the
+    figure already are not run again.
+    """
+    return sum(node_macs(n) for n in graph.nodes)
+
+
+def node_macs(node: fx.Node) -> int:
+    """MACs of one node, from its metadata or by running it on fake tensors."""
+    known = node.meta.get("macs")
+    if known is not None:
+        return cast(int, known)
+    count = _count(node)
+    node.meta["macs"] = count
+    return count
+
+
+def total_macs(nodes: Iterable[fx.Node]) -> int:
+    """Sum of MACs over nodes."""
+    return sum(node_macs(n) for n in nodes)
+
+
+def _count(node: fx.Node) -> int:
+    if not node.op.startswith("call") or node.target in CACHE_OPS:
+        return 0
+    values = {n: value_of(n) for n in flat_nodes((node.args, node.kwargs))}
+    tensors = [v for v in values.values() if isinstance(v, Tensor)]
+    if not tensors or not any(v.is_floating_point() for v in tensors):
+        return 0
+    if _elementwise(node):
+        return 0
+    args = cast("tuple[Any, ...]", fx.map_arg(node.args, values.__getitem__))
+    kwargs = cast("dict[str, Any]", fx.map_arg(node.kwargs, values.__getitem__))
+    if node.target is _SDPA:
+        # CPU and CUDA dispatch to fused kernels that the counter may not know: use its formula.
+        q, k, v = (_ints(a.shape) for a in _sdpa_tensors(args, kwargs))
+        return _sdpa_flops(q, k, v) // 2
+    mode = next((t.fake_mode for t in tensors if hasattr(t, "fake_mode")), None)
+    if mode is None:
+        return 0
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), mode, counter:
+        if node.op == "call_method":
+            getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        elif node.op == "call_function":
+            cast(Any, node.target)(*args, **kwargs)
+        else:
+            return 0
+    return int(counter.get_total_flops()) // 2
+
+
+def _sdpa_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    names = ("query", "key", "value")
+    return [args[i] if i < len(args) else kwargs[name] for i, name in enumerate(names)]
+
+
+def _sdpa_flops(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...]) -> int:
+    def four(s: tuple[int, ...]) -> tuple[int, ...]:
+        lead = 1
+        for d in s[:-3]:
+            lead *= d
+        return (lead, *((1,) * (3 - len(s))), *s[-3:])
+
+    q, k, v = four(q), four(k), four(v)
+    if q[1] != k[1]:  # grouped queries: every key head serves several query heads
+        k, v = (k[0], q[1], *k[2:]), (v[0], q[1], *v[2:])
+    return int(sdpa_flop_count(q, k, v))
+
+
+def _ints(shape: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(int(d) for d in shape)
+
+
+_CHEAP = frozenset(
+    "add sub mul truediv div neg getitem to float half type_as silu gelu relu sigmoid tanh exp cos "
+    "sin rms_norm layer_norm group_norm softmax cat stack chunk split unbind view reshape permute "
+    "transpose unsqueeze squeeze flatten unflatten expand contiguous clone pow rsqrt sqrt".split()
+)
+
+
+def _elementwise(node: fx.Node) -> bool:
+    """Ops known to count zero; running each of thousands of them on fake tensors is slow."""
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    return name in _CHEAP

@@ -1,0 +1,109 @@
+"""dependence: what each value can change with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from .base import PassContext, PassResult
+from .ir import Depends, InputKind, StepGraph, depends_of, kind_of
+
+SOURCES = {
+    InputKind.PARAMETER: Depends.CONST,
+    InputKind.CONDITION: Depends.CONDITION,
+    InputKind.TIMESTEP: Depends.STEP,
+    InputKind.LATENTS: Depends.LATENT,
+    # A symbolic size is fixed while shapes are, and a changed shape starts a new generation.
+    InputKind.SCALAR: Depends.CONDITION,
+}
+RANDOM = ("rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "dropout")
+RANDOM_TARGETS = RANDOM + tuple(f"{r}_like" for r in RANDOM)
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """Forward dataflow over the lattice const < condition, step < latent.
+
+    A node's class is the join of its inputs' classes. Random ops are latent: they differ at
+    every step. An autocast range is one unit, since its nodes only mean what they mean between
+    the two marks; all of it takes the join over the range.
+
+    Given::
+
+        %emb = time_embed(%t)                     // %t: timestep
+        %kv  = linear(%text, @to_kv.weight)       // %text: condition
+        %h   = linear(%x, @proj.weight)           // %x: latents
+        %o   = add(%h, %emb)
+
+    Result::
+
+        %emb = time_embed(%t)                     // step
+        %kv  = linear(%text, @to_kv.weight)       // condition
+        %h   = linear(%x, @proj.weight)           // volatile
+        %o   = add(%h, %emb)                      // volatile
+    """
+
+    name: ClassVar[str] = "dependence"
+    requires: ClassVar[frozenset[str]] = frozenset({"classified"})
+    ensures: ClassVar[frozenset[str]] = frozenset({"dependence"})
+
+    def apply(self, graph: StepGraph, ctx: PassContext) -> PassResult:
+        """Set `meta["depends"]` on every node (and `meta["autocast"]` inside autocast ranges)."""
+        for node in graph.graph.nodes:
+            kind = kind_of(node)
+            if kind is not None:
+                node.meta["depends"] = SOURCES.get(kind, Depends.LATENT)
+            else:
+                node.meta["depends"] = _join(node)
+        ranges = autocast_ranges(graph.graph)
+        for index, group in enumerate(ranges):
+            joined = Depends.CONST
+            for node in group:
+                joined |= depends_of(node)
+            for node in group:
+                node.meta["depends"], node.meta["autocast"] = joined, index
+        if ranges:  # a raised range raises what follows it; an autocast range holds no later input
+            for node in graph.graph.nodes:
+                if kind_of(node) is None:
+                    node.meta["depends"] = depends_of(node) | _join(node)
+        calls = [n for n in graph.graph.nodes if n.op.startswith("call")]
+        stats: dict[str, Any] = dict(Counter(depends_of(n).stability for n in calls))
+        return PassResult(graph.with_(facts=graph.facts | self.ensures), True, stats)
+
+
+def _join(node: fx.Node) -> Depends:
+    joined = Depends.CONST
+    for arg in node.all_input_nodes:
+        joined |= depends_of(arg)
+    return joined | Depends.LATENT if is_random(node) else joined
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether the op draws random numbers. Dropout in eval mode is the identity, and is not."""
+    if not node.op.startswith("call"):
+        return False
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    if "dropout" in name:
+        training = node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)
+        return bool(training) and node.args[1:2] != (0.0,)
+    return name in RANDOM_TARGETS
+
+
+def autocast_ranges(graph: fx.Graph) -> list[list[fx.Node]]:
+    """The outermost `_enter_autocast` … `_exit_autocast` ranges, marks included."""
+    ranges: list[list[fx.Node]] = []
+    depth = 0
+    for node in graph.nodes:
+        if node.target is torch.amp.autocast_mode._enter_autocast:
+            depth += 1
+            if depth == 1:
+                ranges.append([])
+        if depth and node.op != "placeholder":
+            ranges[-1].append(node)
+        if node.target is torch.amp.autocast_mode._exit_autocast:
+            depth -= 1
+    return ranges

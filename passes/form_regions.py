@@ -1,0 +1,256 @@
+"""form-regions: name the subgraphs that a policy may cache."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from .base import PassContext, PassResult
+from .cost import annotate_macs, total_macs
+from .dependence import is_random
+from .ir import (
+    Depends,
+    InputKind,
+    Region,
+    StepGraph,
+    depends_of,
+    kind_of,
+    module_path,
+    output_node,
+    tensor_bytes,
+    value_of,
+)
+
+ADDS = (operator.add, torch.add, torch.ops.aten.add.Tensor)
+
+
+@dataclass(frozen=True)
+class FormRegions:
+    """Find the denoiser, its blocks, their residual branches and the deep part, from dataflow.
+
+    A region holds only nodes that depend on the latents: the rest is hoisted anyway, and stays
+    outside as a live-in. Blocks are contiguous runs by module path, since a model may call a
+    block's submodule again elsewhere. Branches end at the residual adds; branches that share
+    nodes (joint attention over image and text) are one region. The deep part is the run of blocks
+    with at least half of the work and the fewest live-out bytes: DeepCache's cut on a UNet.
+
+    Given::
+
+        %h1 = linear(%x, @blocks.0.attn.weight)   // volatile
+        %h2 = add(%x, %h1)
+        %h3 = linear(%h2, @blocks.1.mlp.weight)
+        return %h3
+
+    Result::
+
+        region denoiser  (%x) -> (%h3)
+        region @blocks.0 (%x) -> (%h2)
+        region @blocks.0.attn (%x) -> (%h1)
+        region @blocks.1 (%h2) -> (%h3)
+    """
+
+    name: ClassVar[str] = "form-regions"
+    requires: ClassVar[frozenset[str]] = frozenset({"dependence"})
+    ensures: ClassVar[frozenset[str]] = frozenset({"regions"})
+
+    def apply(self, graph: StepGraph, ctx: PassContext) -> PassResult:
+        """Attach the regions, outermost first."""
+        annotate_macs(graph.graph)
+        order = list(graph.graph.nodes)
+        latent = [n for n in order if n.op.startswith("call") and depends_of(n) & Depends.LATENT]
+        if not latent:
+            return PassResult(graph.with_(facts=graph.facts | self.ensures), False, {"regions": 0})
+        regions = [make_region("denoiser", "denoiser", "", latent, order)]
+        runs = block_runs(latent)
+        seen: Counter[str] = Counter()
+        for path, nodes in runs:
+            if not path:
+                continue
+            seen[path] += 1
+            name = path if seen[path] == 1 else f"{path}#{seen[path]}"
+            regions.append(make_region(name, "block", path, nodes, order))
+            regions.extend(_branches(name, nodes, order))
+        if (deep := _deep_part(runs)) is not None:
+            regions.append(make_region("deep", "deep", "", deep, order))
+        facts = graph.facts | self.ensures
+        kinds = Counter(r.kind for r in regions)
+        done = graph.with_(regions=tuple(regions), facts=facts)
+        return PassResult(done, True, {f"{k} regions": v for k, v in kinds.items()})
+
+
+def block_path(node: fx.Node) -> str:
+    """Module path up to its first numbered part: `blocks.3` of `blocks.3.attn.to_q`, else ""."""
+    parts = module_path(node).split(".")
+    for i, part in enumerate(parts):
+        if part.isdigit():
+            return ".".join(parts[: i + 1])
+    return ""
+
+
+def block_runs(nodes: Sequence[fx.Node]) -> list[tuple[str, list[fx.Node]]]:
+    """Contiguous runs of nodes by block path, in order; glue between blocks has path ""."""
+    return [(path, list(run)) for path, run in groupby(nodes, key=block_path)]
+
+
+def make_region(
+    name: str, kind: str, path: str, nodes: Iterable[fx.Node], order: Sequence[fx.Node]
+) -> Region:
+    """Build a region over `nodes`, closed under tuple projections, with its live values."""
+    inside = set(nodes)
+    for node in order:  # a chunk's parts must not be left outside without their chunk
+        if node.target is operator.getitem and node.args[0] in inside:
+            inside.add(node)
+    ins: dict[str, None] = {}
+    outs: dict[str, None] = {}
+    weights: dict[fx.Node, None] = {}
+    live_bytes, refusal = 0, None
+    for node in order:
+        if node not in inside:
+            continue
+        for arg in node.all_input_nodes:
+            if kind_of(arg) is InputKind.PARAMETER:
+                weights[arg] = None
+            elif arg not in inside:
+                ins[arg.name] = None
+        if any(u not in inside for u in node.users):
+            outs[node.name] = None
+            live_bytes += tensor_bytes(value_of(node))
+            refusal = refusal or _refusal(node)
+        if is_random(node):
+            refusal = refusal or f"it draws random numbers ({node.name})"
+    ranges = {n.meta["autocast"] for n in inside if "autocast" in n.meta}
+    if any(n.meta.get("autocast") in ranges and n not in inside for n in order):
+        refusal = refusal or "its border cuts through an autocast range"
+    if not outs:
+        refusal = refusal or "nothing outside reads its result"
+    return Region(
+        name=name,
+        kind=kind,
+        path=path,
+        nodes=tuple(n.name for n in order if n in inside),
+        live_ins=tuple(ins),
+        live_outs=tuple(outs),
+        macs=total_macs(inside),
+        weight_bytes=sum(tensor_bytes(value_of(w)) for w in weights),
+        live_bytes=live_bytes,
+        refusal=refusal,
+    )
+
+
+def _refusal(live_out: fx.Node) -> str | None:
+    value = value_of(live_out)
+    if not isinstance(value, Tensor):
+        return f"its live-out {live_out.name} is a {type(value).__name__}, not a tensor"
+    if not value.is_floating_point():
+        return f"its live-out {live_out.name} is {value.dtype}, which cannot be forecast"
+    return None
+
+
+def _branches(block: str, nodes: list[fx.Node], order: Sequence[fx.Node]) -> list[Region]:
+    """Residual branches of one block: what lies between the stream and a residual add."""
+    inside = set(nodes)
+    stream = {a for n in nodes for a in n.all_input_nodes if a not in inside and _is_latent(a)}
+    groups: list[set[fx.Node]] = []
+    for node in nodes:
+        branch = _residual_operand(node, stream)
+        if branch is None:
+            continue
+        stream.add(node)
+        found = _between(branch, stream, inside)
+        if not found:
+            continue
+        merged = [g for g in groups if g & found]
+        groups = [g for g in groups if not g & found]
+        groups.append(found.union(*merged))
+    regions: list[Region] = []
+    names: Counter[str] = Counter()
+    for group in groups:
+        if total_macs(group) == 0 or len(group) == len(nodes):
+            continue
+        heavy: defaultdict[str, int] = defaultdict(int)
+        for n in group:
+            tail = module_path(n).removeprefix(block.split("#")[0]).lstrip(".").split(".")[0]
+            heavy[tail] += total_macs([n])
+        label = max(heavy, key=lambda k: heavy[k]) or "branch"
+        names[label] += 1
+        suffix = "" if names[label] == 1 else f"#{names[label]}"
+        name = f"{block}.{label}{suffix}"
+        regions.append(make_region(name, "branch", f"{block}.{label}", group, order))
+    return regions
+
+
+def _is_latent(node: fx.Node) -> bool:
+    return bool(depends_of(node) & Depends.LATENT)
+
+
+def _residual_operand(node: fx.Node, stream: set[fx.Node]) -> fx.Node | None:
+    """The branch that a residual add joins to the stream, None if the node is no such add."""
+    if not (node.target in ADDS or (node.op == "call_method" and node.target == "add")):
+        return None
+    if len(node.args) < 2 or not all(isinstance(a, fx.Node) for a in node.args[:2]):
+        return None
+    left, right = node.args[0], node.args[1]
+    for kept, branch in ((left, right), (right, left)):
+        if kept in stream and branch not in stream and isinstance(branch, fx.Node):
+            if isinstance(kept, fx.Node) and _shape(kept) == _shape(node):
+                return branch
+    return None
+
+
+def _shape(node: fx.Node) -> tuple[Any, ...]:
+    value = value_of(node)
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def _between(branch: fx.Node, stream: set[fx.Node], inside: set[fx.Node]) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    todo = [branch]
+    while todo:
+        node = todo.pop()
+        if node in found or node in stream or node not in inside:
+            continue
+        found.add(node)
+        todo.extend(node.all_input_nodes)
+    return found
+
+
+def _deep_part(runs: list[tuple[str, list[fx.Node]]]) -> list[fx.Node] | None:
+    """The nodes of the run interval with >= half of the MACs and the fewest live-out bytes."""
+    if sum(bool(path) for path, _ in runs) < 3:
+        return None
+    where = {n: i for i, (_, nodes) in enumerate(runs) for n in nodes}
+    count = len(runs)
+    leaving = [[0] * (count + 1) for _ in range(count)]  # bytes of run i still live after run j
+    for node, i in where.items():
+        last = max((where.get(u, count) for u in node.users), default=i)
+        size = tensor_bytes(value_of(node))
+        for j in range(i, min(last, count)):
+            leaving[i][j] += size
+    macs = [total_macs(nodes) for _, nodes in runs]
+    total = sum(macs)
+    best: tuple[int, int, int, int] | None = None
+    for i in range(count):
+        for j in range(i, count):
+            work = sum(macs[i : j + 1])
+            if 2 * work < total or work == total or not runs[i][0] or not runs[j][0]:
+                continue
+            out = sum(leaving[k][j] for k in range(i, j + 1))
+            candidate = (out, -work, i, j)
+            if out and (best is None or candidate < best):
+                best = candidate
+    if best is None:
+        return None
+    _, _, i, j = best
+    return [n for _, nodes in runs[i : j + 1] for n in nodes]
+
+
+def graph_outputs(graph: fx.Graph) -> tuple[str, ...]:
+    """Names of the values that the graph returns."""
+    return tuple(n.name for n in output_node(graph).all_input_nodes)

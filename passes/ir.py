@@ -1,0 +1,308 @@
+"""The intermediate representation: one denoising step as a torch.fx graph, plus what ditcache knows.
+
+A `StepGraph` wraps the FX graph that Dynamo traced. Caching is expressed by a handful of ops
+(`cache_read`, `cache_write`, `cache_forecast`, `cache_cond`), by regions (named sets of nodes with
+explicit live-ins and live-outs) and by slots (the storage of one live-out). Every op has a
+reference meaning in plain torch, so that a graph can be interpreted at any stage of the pipeline.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import has_side_effect
+
+from ..kernels.forecast import forecast_reference
+from .profile import Profile
+
+
+class InputKind(enum.StrEnum):
+    """What a placeholder of the step graph carries."""
+
+    PARAMETER = "parameter"  # weights and buffers
+    LATENTS = "latents"  # changes at every step, and is what the sampler integrates
+    TIMESTEP = "timestep"
+    CONDITION = "condition"  # prompt, class, guidance, position ids: constant over a generation
+    SCALAR = "scalar"  # a size that Dynamo made symbolic
+    SLOT = "slot"  # cache storage, [K, *shape], newest entry first in the reference meaning
+    WEIGHTS = "weights"  # f32[K], the forecast's row for this step
+    PREDICATE = "predicate"  # i1, true where the plan says: forecast
+    HOISTED = "hoisted"  # a value that a prologue computed
+
+
+class Depends(enum.IntFlag):
+    """What a value can change with; the lattice of the dependence analysis (join is `|`)."""
+
+    CONST = 0
+    CONDITION = 1
+    STEP = 2
+    LATENT = 4
+
+    @property
+    def rank(self) -> int:
+        """Height in the chain const < condition < step < latent."""
+        return int(self).bit_length()
+
+    @property
+    def stability(self) -> str:
+        """The proof-backed stability class: const, condition, step or volatile."""
+        if self & Depends.LATENT:
+            return "volatile"
+        if self & Depends.STEP:
+            return "step"
+        return "condition" if self & Depends.CONDITION else "const"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected, single-purpose subgraph.
+
+    `nodes`, `live_ins` and `live_outs` are node names in graph order. `kind` is one of denoiser,
+    block, branch or deep; `path` the module path that the region covers.
+    """
+
+    name: str
+    kind: str
+    path: str
+    nodes: tuple[str, ...]
+    live_ins: tuple[str, ...]
+    live_outs: tuple[str, ...]
+    macs: int = 0
+    weight_bytes: int = 0
+    live_bytes: int = 0
+    stability: str = "volatile"
+    drift: float | None = None  # mean relative change from one step to the next, measured
+    refusal: str | None = None  # why the region cannot be cached, None if it can
+
+    @property
+    def label(self) -> str:
+        """The stability as the printer shows it: a proof, or a measurement with its value."""
+        return self.stability if self.drift is None else f"{self.stability} d={self.drift:.3f}"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Cache storage of one live-out: the last `history` computed values."""
+
+    name: str
+    region: str
+    value: str  # node name of the live-out
+    shape: tuple[int | torch.SymInt, ...]
+    dtype: torch.dtype
+    history: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole history at the traced shape."""
+        n = self.history * self.dtype.itemsize
+        for d in self.shape:
+            n *= int(d)
+        return n
+
+
+@dataclass(frozen=True)
+class Prologue:
+    """Work hoisted out of the step: a graph of its own, run again only when its inputs change."""
+
+    name: str  # "condition" or "step"
+    module: fx.GraphModule
+    outputs: tuple[str, ...]  # placeholder names of the values in the step graph
+    macs: int = 0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The step specialised to one choice of compute/forecast for every scheduled region.
+
+    `modes[i]` is true where region i is forecast. The module's output is `(outputs, writes)`,
+    where `writes` are the values to push into the slots named by `writes`.
+    """
+
+    modes: tuple[bool, ...]
+    module: fx.GraphModule
+    writes: tuple[str, ...]
+    macs: int = 0
+
+
+@dataclass(frozen=True)
+class StepGraph:
+    """One denoising step on its way through the pipeline. Passes return a new one."""
+
+    name: str
+    module: fx.GraphModule
+    regions: tuple[Region, ...] = ()
+    slots: tuple[Slot, ...] = ()
+    scheduled: tuple[str, ...] = ()  # regions that have a cache.cond, in graph order
+    prologues: tuple[Prologue, ...] = ()
+    variants: tuple[Variant, ...] = ()
+    facts: frozenset[str] = field(default_factory=frozenset[str])  # established properties
+    profile: Profile | None = None
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The FX graph of the step."""
+        return self.module.graph
+
+    def node(self, name: str) -> fx.Node:
+        """The node called `name`; raises KeyError if there is none."""
+        for n in self.graph.nodes:
+            if n.name == name:
+                return n
+        raise KeyError(name)
+
+    def nodes_by_name(self) -> dict[str, fx.Node]:
+        """All nodes, by name."""
+        return {n.name: n for n in self.graph.nodes}
+
+    def region(self, name: str) -> Region:
+        """The region called `name`; raises KeyError naming those that exist."""
+        for r in self.regions:
+            if r.name == name:
+                return r
+        known = ", ".join(r.name for r in self.regions)
+        raise KeyError(f"no region {name!r}; this graph has: {known}")
+
+    def with_(self, **changes: Any) -> StepGraph:
+        """A copy with the given fields replaced."""
+        return replace(self, **changes)
+
+
+# The ops ---------------------------------------------------------------------------------------
+
+
+def cache_read(slot: Tensor) -> Tensor:
+    """The last value written: `slot[0]`, [*shape]."""
+    return slot[0].clone()
+
+
+def cache_forecast(slot: Tensor, weights: Tensor) -> Tensor:
+    """Linear combination of the last K values: sum_k weights[k] * slot[k], in fp32, cast back.
+
+    `slot` is [K, *shape] newest first, `weights` f32[K]; the result is [*shape] in slot's dtype.
+    """
+    return forecast_reference(slot, weights)
+
+
+@has_side_effect
+def cache_write(slot: Tensor, value: Tensor) -> Tensor:
+    """Push `value` [*shape] into `slot` [K, *shape] as its newest entry, in place; gives `value`."""
+    slot.copy_(torch.cat([value.unsqueeze(0).to(slot.dtype), slot[:-1]]))
+    return value
+
+
+def cache_cond(
+    pred: bool,
+    hit: Callable[..., tuple[Tensor, ...]],
+    miss: Callable[..., tuple[Tensor, ...]],
+    operands: tuple[Any, ...],
+) -> tuple[Tensor, ...]:
+    """Run `hit` where the predicate holds, else `miss`, on the same operands; gives live-outs."""
+    return hit(*operands) if pred else miss(*operands)
+
+
+def functional_setitem(base: Tensor, index: Any, value: Any) -> Tensor:
+    """`base[index] = value` without mutation: gives the changed copy, in base's shape and dtype."""
+    out = base.clone()
+    out[index] = value
+    return out
+
+
+CACHE_OPS = frozenset({cache_read, cache_forecast, cache_write, cache_cond})
+
+
+# Metadata and small helpers ---------------------------------------------------------------------
+
+
+def kind_of(node: fx.Node) -> InputKind | None:
+    """The input kind of a placeholder, None before classify-inputs or for other nodes."""
+    return cast("InputKind | None", node.meta.get("kind"))
+
+
+def depends_of(node: fx.Node) -> Depends:
+    """What the node's value changes with; LATENT (the safe answer) before the analysis ran."""
+    return cast(Depends, node.meta.get("depends", Depends.LATENT))
+
+
+def value_of(node: fx.Node) -> Any:
+    """The fake value (tensor, tuple or symbolic number) that the trace left on the node."""
+    meta = node.meta
+    return meta["example_value"] if "example_value" in meta else meta.get("val")
+
+
+def set_value(node: fx.Node, value: Any) -> None:
+    """Attach a fake value to a node that a pass made."""
+    node.meta["example_value"] = value
+
+
+def module_path(node: fx.Node) -> str:
+    """Dotted path of the innermost module that the node came from, "" for the root."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    path = next(reversed(stack.values()))[0]
+    return clean_path(path)
+
+
+def clean_path(source: str) -> str:
+    """Dynamo's source text of a module as a plain dotted path.
+
+    `L['self']._modules['blocks']._modules['0'].attn` becomes `blocks.0.attn`.
+    """
+    for noise in ("__dict__", "_modules", "_parameters", "_buffers"):
+        source = source.replace(noise, "")
+    text = source.replace("['", ".").replace("']", ".").replace("[", ".").replace("]", ".")
+    parts = [p for p in text.split(".") if p]
+    if parts and parts[0] in ("L", "G"):
+        parts = parts[1:]
+    if parts and parts[0] in ("self", "fn", "mod", "model", "args", "kwargs", "_orig_mod"):
+        parts = parts[1:]
+    return ".".join(p for p in parts if p != "_orig_mod")
+
+
+def source_name(node: fx.Node) -> str:
+    """Where a placeholder comes from, as a dotted path: `hidden_states`, `blocks.0.attn.weight`."""
+    if "source" in node.meta:
+        return str(node.meta["source"])
+    source = getattr(node, "_dynamo_source", None)
+    text = str(source.name if source is not None else node.target)
+    if callable(getattr(source, "name", None)):
+        text = source.name()  # pyright: ignore[reportOptionalMemberAccess]  # torch 2.11 has a method
+    path = clean_path(text)
+    return path or node.name
+
+
+def placeholders(graph: fx.Graph) -> list[fx.Node]:
+    """The graph's inputs in call order."""
+    return [n for n in graph.nodes if n.op == "placeholder"]
+
+
+def output_node(graph: fx.Graph) -> fx.Node:
+    """The graph's single output node."""
+    return next(n for n in reversed(graph.nodes) if n.op == "output")
+
+
+def flat_nodes(value: Any) -> Iterator[fx.Node]:
+    """All nodes inside a nested FX argument."""
+    found: list[fx.Node] = []
+    fx.map_arg(value, lambda n: (found.append(n), n)[1])
+    yield from found
+
+
+def ordered(names: Iterable[str], graph: fx.Graph) -> tuple[str, ...]:
+    """The given node names in graph order."""
+    wanted = set(names)
+    return tuple(n.name for n in graph.nodes if n.name in wanted)
+
+
+def tensor_bytes(value: Any) -> int:
+    """Bytes of a (fake) tensor, or of all tensors in a tuple."""
+    if isinstance(value, Tensor):
+        return int(value.numel()) * value.element_size()
+    if isinstance(value, (tuple, list)):
+        return sum(tensor_bytes(v) for v in value)
+    return 0

@@ -1,0 +1,249 @@
+"""Print a step graph as IR text: `%` values, `$` slots, `@` module paths."""
+
+from __future__ import annotations
+
+import builtins
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from .ir import (
+    CACHE_OPS,
+    Depends,
+    InputKind,
+    StepGraph,
+    cache_cond,
+    depends_of,
+    kind_of,
+    module_path,
+    source_name,
+    value_of,
+)
+from .plan_format import Plan
+
+DTYPES = {
+    torch.float32: "f32",
+    torch.float64: "f64",
+    torch.bfloat16: "bf16",
+    torch.float16: "f16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.bool: "i1",
+    torch.complex64: "c64",
+    torch.float8_e4m3fn: "f8e4m3",
+}
+
+
+def print_graph(graph: StepGraph, *, after: str = "", plan: Plan | None = None) -> str:
+    """IR text of the whole step: regions, slots, prologues, body and variants.
+
+    Names are the graph's own, so two dumps of neighbouring passes differ only where the graph
+    does. `after` names the pass for the header line.
+    """
+    lines = [_header(graph, after), _signature(graph)]
+    for slot in graph.slots:
+        shape = type_text(slot.shape, slot.dtype)
+        lines.append(f"  slot ${slot.name} : {shape} x{slot.history}  {_bytes(slot.nbytes)}")
+    lines += _region_lines(graph, plan)
+    for prologue in graph.prologues:
+        macs = f"{prologue.macs / 1e9:.3f} GMAC"
+        lines.append(f"  prologue {prologue.name} -> {_percent(prologue.outputs)}  // {macs} {{")
+        lines += _body(prologue.module.graph, indent=4)
+        lines.append("  }")
+    lines += _body(graph.graph, indent=2, module=graph.module)
+    for i, variant in enumerate(graph.variants):
+        modes = zip(graph.scheduled, variant.modes, strict=True)
+        what = ", ".join(f"{name}: {'forecast' if hit else 'compute'}" for name, hit in modes)
+        writes = "".join(f" ${w}" for w in variant.writes)
+        head = f"  variant {i} ({what or 'compute'})"
+        lines.append(f"{head}{' writes' + writes if writes else ''}  // {_macs(variant.macs)} {{")
+        lines += _body(variant.module.graph, indent=4)
+        lines.append("  }")
+    lines.append("}")
+    return "\n".join(lines) + "\n"
+
+
+def _header(graph: StepGraph, after: str) -> str:
+    notes: list[str] = []
+    if graph.regions:
+        notes.append(f"{len(graph.regions)} regions")
+        notes.append(_macs(next(r.macs for r in graph.regions)) + "/step")
+    if graph.slots:
+        notes.append(f"{len(graph.slots)} slots")
+    if graph.variants:
+        notes.append(f"{len(graph.variants)} variants")
+    where = f"after {after}" if after else "as traced"
+    return "// ditcache-opt: " + ", ".join([where, *notes])
+
+
+def _signature(graph: StepGraph) -> str:
+    inputs: list[str] = []
+    weights = 0
+    for node in graph.graph.nodes:
+        if node.op != "placeholder":
+            continue
+        kind = kind_of(node)
+        if kind is InputKind.PARAMETER or (kind is None and "." in source_name(node)):
+            weights += 1
+        else:
+            inputs.append(_input_text(node, kind))
+    if weights:
+        inputs.append(f"{weights} parameters")
+    return f"graph @{graph.name}({', '.join(inputs)}) {{"
+
+
+def _input_text(node: fx.Node, kind: InputKind | None) -> str:
+    if kind is InputKind.PREDICATE:
+        return f"%{node.name}: i1 host"
+    if kind is InputKind.SLOT:
+        return f"${node.meta['slot']}"
+    mark = f" {kind}" if kind is not None else ""
+    return f"%{node.name}: {_type(value_of(node))}{mark}"
+
+
+def _region_lines(graph: StepGraph, plan: Plan | None) -> list[str]:
+    strips: dict[str, str] = {}
+    if plan is not None:
+        for schedule in plan.regions:
+            done = set(schedule.computed)
+            steps = range(len(plan.timesteps))
+            strips[schedule.region] = "".join("C" if i in done else "." for i in steps)
+    lines: list[str] = []
+    for r in graph.regions:
+        name = f"@{r.name}" if r.path else r.name
+        text = f"  region {name} ({_percent(r.live_ins, 4)}) -> ({_percent(r.live_outs, 4)})"
+        text += f" [{r.label}]  // {r.kind}, {_macs(r.macs)}, {len(r.nodes)} ops"
+        if r.name in graph.scheduled:
+            text += f", scheduled {strips.get(r.name, '')}".rstrip()
+        if r.refusal:
+            text += f", not cacheable: {r.refusal}"
+        lines.append(text)
+    return lines
+
+
+def _body(graph: fx.Graph, indent: int, module: fx.GraphModule | None = None) -> list[str]:
+    lines: list[str] = []
+    pad = " " * indent
+    for node in graph.nodes:
+        if node.op == "placeholder" or (node.op == "get_attr" and _is_arm(node)):
+            continue
+        if node.op == "output":
+            word = "return" if indent == 2 else "yield"
+            lines.append(f"{pad}{word} {_arg(node.args[0])}")
+        elif node.target is cache_cond and module is not None:
+            lines += _cond_lines(node, pad, indent, module)
+        else:
+            lines.append(pad + node_text(node))
+    return lines
+
+
+def _is_arm(node: fx.Node) -> bool:
+    return any(u.target is cache_cond for u in node.users)
+
+
+def _cond_lines(node: fx.Node, pad: str, indent: int, module: fx.GraphModule) -> list[str]:
+    args: Any = node.args
+    slots = [a for a in args[3] if isinstance(a, fx.Node) and kind_of(a) is InputKind.SLOT]
+    names = "".join(f" ${s.meta['slot']}" for s in slots)
+    lines = [f"{pad}%{node.name} = cache.cond {_arg(args[0])}{names} {{"]
+    for word, arm in (("hit", args[1]), ("miss", args[2])):
+        lines.append(f"{pad}  {word}:")
+        lines += _body(module.get_submodule(str(arm.target)).graph, indent + 4)  # pyright: ignore[reportArgumentType]
+    lines.append(f"{pad}}}")
+    return lines
+
+
+def node_text(node: fx.Node) -> str:
+    """One line for one node: result, op, operands, type and stability."""
+    if node.op == "call_method":
+        call = f".{node.target}"
+    elif node.op == "get_attr":
+        call = f"get @{node.target}"
+    else:
+        call = op_name(node.target)
+    operands = [_arg(a) for a in node.args]
+    operands += [f"{k}={_arg(v)}" for k, v in node.kwargs.items()]
+    if node.target in CACHE_OPS:
+        text = f"%{node.name} = {call} {', '.join(operands)}"
+    else:
+        text = f"%{node.name} = {call}({', '.join(operands)})"
+    kind = _type(value_of(node))
+    path = module_path(node)
+    notes = f" : {kind}" if kind else ""
+    if path:
+        notes += f" @{path}"
+    if "depends" in node.meta and depends_of(node) is not Depends.LATENT:
+        notes += f" [{depends_of(node).stability}]"
+    return text + notes
+
+
+def op_name(target: Any) -> str:
+    """Short name of an op: `linear`, `cache.forecast`, `aten.mm.default`."""
+    if target in CACHE_OPS:
+        return str(target.__name__).replace("cache_", "cache.")
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target)
+    module = getattr(target, "__module__", "") or ""
+    name = getattr(target, "__name__", str(target))
+    plain = module.startswith(("torch", "_operator", "ditcache")) or hasattr(builtins, name)
+    return name if plain or target is operator.getitem else f"{module}.{name}"
+
+
+def _arg(value: Any) -> str:
+    if isinstance(value, fx.Node):
+        kind = kind_of(value)
+        if value.op == "placeholder" and kind is InputKind.PARAMETER:
+            return f"@{source_name(value)}"
+        if kind is InputKind.SLOT:
+            return f"${value.meta['slot']}"
+        return f"%{value.name}"
+    if isinstance(value, tuple):
+        inner = ", ".join(_arg(v) for v in value)
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, list):
+        return f"[{', '.join(_arg(v) for v in value)}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {_arg(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, slice):
+        parts = ["" if v is None else _arg(v) for v in (value.start, value.stop)]
+        step = "" if value.step is None else f":{_arg(value.step)}"
+        return ":".join(parts) + step
+    if value is Ellipsis:
+        return "..."
+    if isinstance(value, torch.dtype):
+        return DTYPES.get(value, str(value))
+    return str(value)
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return type_text(value.shape, value.dtype)
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(_type(v) for v in value)})"
+    if isinstance(value, (torch.SymInt, torch.SymFloat)):
+        return "sym"
+    return ""
+
+
+def type_text(shape: Iterable[Any], dtype: torch.dtype) -> str:
+    """`f32[2,16,4]`."""
+    return f"{DTYPES.get(dtype, str(dtype).removeprefix('torch.'))}[{','.join(map(str, shape))}]"
+
+
+def _percent(names: Iterable[str], limit: int = 8) -> str:
+    listed = list(names)
+    more = f", … {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(f"%{n}" for n in listed[:limit]) + more
+
+
+def _macs(macs: int) -> str:
+    return f"{macs / 1e12:.2f} TMAC" if macs >= 10**11 else f"{macs / 1e9:.3f} GMAC"
+
+
+def _bytes(n: int) -> str:
+    return f"{n / 2**20:.2f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"

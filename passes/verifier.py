@@ -1,0 +1,289 @@
+"""The verifier: a table of rules that hold after every pass, each with a number and a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from .base import PassContext
+from .dependence import SOURCES, is_random
+from .ir import (
+    CACHE_OPS,
+    Depends,
+    InputKind,
+    StepGraph,
+    cache_cond,
+    cache_write,
+    depends_of,
+    flat_nodes,
+    kind_of,
+    output_node,
+    value_of,
+)
+from .normalize import VIEW_FUNCTIONS, VIEW_METHODS
+from .printer import node_text
+
+SYNCS = frozenset({"item", "tolist", "cpu", "numpy", "nonzero", "_local_scalar_dense"})
+AUTOCAST = frozenset({"_enter_autocast", "_exit_autocast"})
+
+
+@dataclass(frozen=True)
+class Violation:
+    """What broke: expected, got, and the lines of the graph where it shows."""
+
+    expected: str
+    got: str
+    lines: tuple[str, ...] = ()
+
+
+class VerifyError(RuntimeError):
+    """A pass left the graph in a state that a rule forbids: a bug in ditcache, never in the model.
+
+    Names the rule, the pass, what was expected, what came, the lines, and how to reproduce.
+    """
+
+    def __init__(self, rule: str, after: str, violation: Violation, name: str) -> None:
+        self.rule, self.after, self.violation = rule, after, violation
+        shown = "".join(f"\n    {line}" for line in violation.lines[:8])
+        super().__init__(
+            f"{rule} ({RULES[rule][0]}) broken after pass {after!r}\n"
+            f"  expected: {violation.expected}\n  got: {violation.got}{shown}\n"
+            f"  reproduce: ditcache-opt {name} --verify-each --stop-after {after} --print-after {after}"
+        )
+
+
+def verify(graph: StepGraph, ctx: PassContext, after: str, *, recompute: bool = True) -> None:
+    """Check every rule; raises VerifyError for the first that fails.
+
+    `recompute=False` skips running each op on fake tensors, the slow half of V1.
+    """
+    for rule, (_, check) in RULES.items():
+        if rule == "V1" and not recompute:
+            checks = _lint(graph)
+        else:
+            checks = check(graph, ctx)
+        for violation in checks:
+            raise VerifyError(rule, after, violation, graph.name)
+
+
+def _modules(graph: StepGraph) -> Iterator[fx.GraphModule]:
+    yield graph.module
+    for _, arms in _conds(graph):
+        yield from arms
+    yield from (p.module for p in graph.prologues)
+    yield from (v.module for v in graph.variants)
+
+
+def _conds(graph: StepGraph) -> Iterator[tuple[fx.Node, tuple[fx.GraphModule, fx.GraphModule]]]:
+    for node in graph.graph.nodes:
+        if node.target is cache_cond:
+            hit, miss = (
+                cast(fx.GraphModule, graph.module.get_submodule(str(cast(Any, a).target)))
+                for a in node.args[1:3]
+            )
+            yield node, (hit, miss)
+
+
+def _lint(graph: StepGraph) -> Iterator[Violation]:
+    for module in _modules(graph):
+        try:
+            module.graph.lint()
+        except (RuntimeError, AssertionError) as broken:
+            yield Violation("a well-formed FX graph", str(broken).splitlines()[0])
+
+
+def _v1(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
+    yield from _lint(graph)
+    for module in _modules(graph):
+        for node in module.graph.nodes:
+            if node.op not in ("call_function", "call_method") or node.target in CACHE_OPS:
+                continue
+            kept, fresh = value_of(node), _recompute(node)
+            if fresh is not None and isinstance(kept, Tensor) and _meta(kept) != _meta(fresh):
+                yield Violation(f"{_meta(fresh)} by recomputation", f"{_meta(kept)}", (node_text(node),))
+
+
+def _recompute(node: fx.Node) -> Tensor | None:
+    values = {n: value_of(n) for n in node.all_input_nodes}
+    if any(v is None for v in values.values()) or is_random(node):
+        return None
+    mode = next((v.fake_mode for v in values.values() if hasattr(v, "fake_mode")), None)
+    if mode is None or "autocast" in node.meta:
+        return None
+    args = cast("tuple[Any, ...]", fx.map_arg(node.args, values.__getitem__))
+    kwargs = cast("dict[str, Any]", fx.map_arg(node.kwargs, values.__getitem__))
+    with torch.no_grad(), mode:
+        if node.op == "call_method":
+            made = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        else:
+            made = cast(Any, node.target)(*args, **kwargs)
+    return made if isinstance(made, Tensor) else None
+
+
+def _meta(value: Tensor) -> tuple[Any, ...]:
+    return (tuple(value.shape), value.dtype, value.device.type)
+
+
+def _v2(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
+    for cond, (hit, miss) in _conds(graph):
+        sides = [[value_of(n) for n in output_node(m.graph).args[0]] for m in (hit, miss)]  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
+        if len(sides[0]) != len(sides[1]):
+            got = f"{len(sides[0])} from hit, {len(sides[1])} from miss"
+            yield Violation("the same number of values from both arms", got, (node_text(cond),))
+            continue
+        for h, m in zip(*sides, strict=True):
+            same = isinstance(h, Tensor) and isinstance(m, Tensor) and _meta(h) == _meta(m)
+            if not same:
+                text = " and ".join(str(_meta(v)) if isinstance(v, Tensor) else str(v) for v in (h, m))
+                yield Violation("equal shape, dtype and device from both arms", text, (node_text(cond),))
+
+
+def _v3(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
+    if ctx.plan is None:
+        return
+    held = {s.region: s.history for s in graph.slots}
+    for schedule in ctx.plan.regions:
+        for step, row in enumerate(schedule.weights):
+            if step in schedule.computed:
+                continue
+            used = max((k + 1 for k, w in enumerate(row) if w != 0.0), default=0)
+            written = sum(c < step for c in schedule.computed)
+            depth = held.get(schedule.region, schedule.history)
+            if used > min(written, depth):
+                got = f"step {step} of {schedule.region} reads {used}, {written} written, slot x{depth}"
+                yield Violation("a forecast reads no more entries than were written", got)
+
+
+def _v4(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
+    written: Counter[str] = Counter()
+    for module in (graph.module, *(miss for _, (_, miss) in _conds(graph))):
+        for node in module.graph.nodes:
+            if node.target is cache_write:
+                written[str(cast(fx.Node, node.args[0]).meta["slot"])] += 1
+    for slot, count in written.items():
+        if count > 1:
+            yield Violation(f"one write of ${slot} in a step", f"{count} writes")
+    for variant in graph.variants:
+        for slot, count in Counter(variant.writes).items():
+            if count > 1:
+                yield Violation(f"one write of ${slot} in a variant", f"{count} writes")
+
+
+def _v5(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
+    modules = [v.module for v in graph.variants]
+    for module in modules + [arm for _, arms in _conds(graph) for arm in arms]:
+        for node in output_node(module.graph).all_input_nodes:
+            root = _storage_root(node)
+            if kind_of(root) is InputKind.SLOT:
+                line = node_text(node) if node.op != "placeholder" else node.name
+                yield Violation("outputs that own their storage", f"%{node.name} is a view of a slot", (line,))
+
+
+def _storage_root(node: fx.Node) -> fx.Node:
+    while node.op != "placeholder" and node.args and isinstance(node.args[0], fx.Node):
+        views = VIEW_METHODS if node.op == "call_method" else VIEW_FUNCTIONS
+        if node.target not in views:
+            break
+        node = node.args[0]
+    return node
+
+
+def _v6(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
+    for cond, _ in _conds(graph):
+        guarded = set(graph.region(cond.meta["region"]).nodes) if graph.regions else set[str]()
+        todo, seen = [cast(fx.Node, cond.args[0])], set[fx.Node]()
+        while todo:
+            node = todo.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if node.name in guarded:
+                got = f"%{cast(fx.Node, cond.args[0]).name} reads %{node.name}"
+                yield Violation("a predicate known before its region runs", got, (node_text(cond),))
+                return
+            todo.extend(node.all_input_nodes)
+
+
+def _v7(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
+    for _, (_, miss) in _conds(graph):
+        for node in miss.graph.nodes:
+            mark = getattr(node.target, "__name__", "") in AUTOCAST
+            mutates = node.op.startswith("call") and node.is_impure() and node.target is not cache_write
+            if is_random(node) or (mutates and not mark):
+                yield Violation("no random draw or mutation in a cached region", node.name, (node_text(node),))
+
+
+def _v8(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
+    forbidden = {"condition": Depends.STEP | Depends.LATENT, "step": Depends.LATENT}
+    for prologue in graph.prologues:
+        for node in prologue.module.graph.nodes:
+            if node.op == "placeholder" and depends_of(node) & forbidden[prologue.name]:
+                got = f"it reads %{node.name}, which is {depends_of(node).stability}"
+                yield Violation(f"a {prologue.name} prologue independent of what varies", got)
+    if "dependence" not in graph.facts:
+        return
+    for node in graph.graph.nodes:
+        floor = SOURCES.get(cast(InputKind, kind_of(node)), Depends.CONST)
+        for arg in node.all_input_nodes:
+            floor |= depends_of(arg)
+        if node.op.startswith("call") and floor.rank > depends_of(node).rank:
+            got = f"%{node.name} is tagged {depends_of(node).stability}, its inputs are {floor.stability}"
+            yield Violation("no path from what varies into a stabler class", got, (node_text(node),))
+
+
+def _v9(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
+    total = sum(s.nbytes for s in graph.slots)
+    if ctx.slot_budget is not None and total > ctx.slot_budget:
+        yield Violation(f"slots within {ctx.slot_budget} bytes", f"{total} bytes")
+
+
+def _v10(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
+    modules = [v.module for v in graph.variants] + [m for _, arms in _conds(graph) for m in arms]
+    for module in modules:
+        for node in module.graph.nodes:
+            name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+            if node.op.startswith("call") and name in SYNCS:
+                yield Violation("no host synchronisation in a cached region", name, (node_text(node),))
+
+
+def _v11(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
+    if ctx.plan is None:
+        return
+    steps = len(ctx.plan.timesteps)
+    for schedule in ctx.plan.regions:
+        bad = [c for c in schedule.computed if not 0 <= c < steps]
+        if len(schedule.weights) != steps or bad:
+            got = f"{schedule.region}: {len(schedule.weights)} rows, computed steps outside: {bad}"
+            yield Violation(f"a row for each of {steps} steps", got)
+        for step, row in enumerate(schedule.weights):
+            if step not in schedule.computed and not any(row):
+                got = f"{schedule.region} neither computes nor forecasts step {step}"
+                yield Violation("every step computed or forecast", got)
+
+
+Rule = Callable[[StepGraph, PassContext], Iterator[Violation]]
+RULES: dict[str, tuple[str, Rule]] = {
+    "V1": ("graph lint and recomputed shapes agree", _v1),
+    "V2": ("both arms of a cond yield equal shape and dtype", _v2),
+    "V3": ("every forecast is preceded by enough writes", _v3),
+    "V4": ("one writer per slot per step", _v4),
+    "V5": ("no new aliasing between outputs and slots", _v5),
+    "V6": ("a predicate does not depend on the region that it guards", _v6),
+    "V7": ("no RNG or mutation inside a cached region", _v7),
+    "V8": ("no path from timestep or latents into stabler work", _v8),
+    "V9": ("slot bytes within the budget", _v9),
+    "V10": ("no host sync in a captured region", _v10),
+    "V11": ("the plan covers the step grid exactly", _v11),
+}
+
+
+def all_values(graph: StepGraph) -> Iterator[fx.Node]:
+    """Every node of every module that the step holds."""
+    for module in _modules(graph):
+        for node in module.graph.nodes:
+            yield from flat_nodes(node)

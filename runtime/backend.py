@@ -1,0 +1,106 @@
+"""The entry point: what `torch.compile(model, backend="ditcache")` calls for each traced graph.
+
+Read on from here: `passes/pipeline.py` (what happens to the graph), `runtime/executor.py` (what
+happens at each call), `runtime/lower.py` (how a variant becomes code), `kernels/forecast.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..passes.base import PassError
+from ..passes.ir import InputKind, StepGraph, kind_of, placeholders, value_of
+from ..passes.signature import model_signature, weight_fingerprint
+from ..passes.verifier import VerifyError
+from . import config as configuration
+from . import pipelines
+from .executor import StepExecutor, analyse
+from .lower import lower
+from .session import Session, registry
+
+Compiled = Callable[..., Any]
+
+
+def ditcache(
+    gm: fx.GraphModule,
+    example_inputs: list[Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Compiled:
+    """Compile one denoising step.
+
+    `gm` is Dynamo's graph with parameters lifted to inputs, `example_inputs` its inputs (fake or
+    real), `options` as `runtime.config.Config` documents. Gives a callable on the graph's inputs.
+    Raises OptionError, PlanError for bad options. A graph that cannot be cached is compiled and
+    run uncached; `ditcache.summary` says why.
+    """
+    pipelines.install()
+    config = configuration.parse({**(options or {}), **more})
+    parameters = [t for t in example_inputs if isinstance(t, torch.nn.Parameter)]
+    session = registry.find(parameters)
+    if session is None:
+        session = Session(config)
+    else:
+        session.configure(config)
+    registry.register(parameters, session)
+    reason = _refusal(gm)
+    if reason is None:
+        try:
+            return _cached(gm, example_inputs, session)
+        except PassError as refused:
+            reason = str(refused)
+        except VerifyError as broken:
+            reason = f"internal error, please report: {broken}"
+    session.uncached.append(reason)
+    session.stats.say(reason, f"not caching: {reason}")
+    return _uncached(gm, example_inputs, config.inner)
+
+
+def _refusal(gm: fx.GraphModule) -> str | None:
+    """Why this graph must not be cached, before looking into it."""
+    if torch.is_grad_enabled() and any(
+        isinstance(v, Tensor) and v.requires_grad
+        for v in (value_of(n) for n in placeholders(gm.graph))
+    ):
+        return "gradients are on; wrap inference in torch.no_grad()"
+    broken = getattr(gm, "compile_subgraph_reason", None)
+    if broken is not None and broken.graph_break:
+        return f"a graph break cuts the step in two: {broken.reason.splitlines()[0]}"
+    return None
+
+
+def _cached(gm: fx.GraphModule, example_inputs: list[Any], session: Session) -> Compiled:
+    graph = analyse(StepGraph(name="step", module=gm), session.config)
+    kinds = {kind_of(n) for n in placeholders(graph.graph)}
+    if InputKind.LATENTS not in kinds or not graph.regions:
+        raise PassError("no output depends on a latents input: this graph is no denoising step")
+    if (refusal := graph.region("denoiser").refusal) is not None:
+        raise PassError(f"the denoiser's output cannot be cached: {refusal}")
+    weights = [
+        (t, n.name)
+        for t, n in zip(example_inputs, placeholders(graph.graph), strict=True)
+        if kind_of(n) is InputKind.PARAMETER
+    ]
+    executor = StepExecutor(graph, session)
+    session.bind(model_signature(graph), weight_fingerprint([t for t, _ in weights]), executor.macs)
+    # Lowered now, not on the first call: Dynamo counts it as compile time, and guards that the
+    # inner compiler adds on symbolic sizes are still heard.
+    executor.program(None).executable(())
+    session.executors.append(executor)
+    return executor
+
+
+def _uncached(gm: fx.GraphModule, example_inputs: list[Any], inner: str) -> Compiled:
+    if inner == "eager":
+        return gm.forward
+    from torch._dynamo.backends.registry import lookup_backend
+
+    return lookup_backend(inner)(gm, example_inputs)
+
+
+__all__ = ["ditcache", "lower"]

@@ -1,0 +1,110 @@
+"""The options of `torch.compile(..., backend="ditcache", options={...})`, checked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..passes.plan_format import Plan
+from ..passes.portfolio import POLICIES
+
+EXACT_POLICIES = ("exact", "none")
+# Keys that torch.compile itself reads; it may pass them on to a backend.
+IGNORED = frozenset({"guard_filter_fn"})
+
+
+class OptionError(ValueError):
+    """An option that ditcache does not know or cannot use; says what was expected."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """How one compiled model is cached.
+
+    Exactly one budget: `speedup` (steps over computed steps, default 2), `computed_steps`, or
+    `max_error` (predicted relative error of the final sample). `plan` (a Plan or a path) replaces
+    budget and profile. `policy`: "edf" (the method), a baseline of `passes.portfolio.POLICIES`,
+    "exact" (hoisting only, bit-identical) or "none" (compile, cache nothing).
+
+    `profile_generations`: how many generations are recorded before a plan is made by itself.
+    `remember`: keep self-made plans on disk in `cache_dir` (default: the user's cache folder).
+    `inner`: the compiler of the parts, "inductor", "eager" or any name that torch.compile takes.
+    `inputs`: roles of inputs by name ({"x": "latents", "y": "condition"}) where names and shapes
+    mislead. `guidance`: the guidance scale, if the recorded calls cannot tell. `hoist_budget` and
+    `slot_budget`: bytes for hoisted values and for slots (None: no bound).
+    """
+
+    speedup: float | None = None
+    computed_steps: int | None = None
+    max_error: float | None = None
+    plan: Plan | None = None
+    policy: str = "edf"
+    profile_generations: int = 2
+    remember: bool = True
+    cache_dir: str | None = None
+    inner: str = "inductor"
+    inputs: dict[str, str] = field(default_factory=dict[str, str])
+    guidance: float | None = None
+    hoist_budget: int = 256 * 2**20
+    slot_budget: int | None = None
+
+    @property
+    def budget(self) -> dict[str, float | int]:
+        """The one budget that was chosen, as keyword arguments of `Profile.plan`."""
+        if self.computed_steps is not None:
+            return {"computed_steps": self.computed_steps}
+        if self.max_error is not None:
+            return {"max_error": self.max_error}
+        return {"speedup": 2.0 if self.speedup is None else self.speedup}
+
+    @property
+    def profiles_itself(self) -> bool:
+        """Whether the model records its first generations and then plans."""
+        return self.plan is None and self.policy not in EXACT_POLICIES
+
+
+def parse(options: Mapping[str, Any] | None) -> Config:
+    """Options as given by the user to a Config; raises OptionError naming the first bad one."""
+    given = {k: v for k, v in (options or {}).items() if k not in IGNORED}
+    known = [f.name for f in fields(Config)]
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise OptionError(f"unknown option {key!r}.{hint} Known: {', '.join(known)}")
+    budgets = [k for k in ("speedup", "computed_steps", "max_error", "plan") if given.get(k) is not None]
+    if len(budgets) > 1:
+        raise OptionError(f"options {' and '.join(map(repr, budgets))} exclude each other; keep one")
+    _number(given, "speedup", 1.0, "a factor of at least 1, e.g. 3.0")
+    _number(given, "computed_steps", 1, "a whole number of steps", whole=True)
+    _number(given, "max_error", 0.0, "a relative error such as 0.01")
+    _number(given, "profile_generations", 1, "a whole number of generations", whole=True)
+    _number(given, "hoist_budget", 0, "bytes", whole=True)
+    _number(given, "slot_budget", 0, "bytes", whole=True)
+    policy = given.get("policy", "edf")
+    if policy not in (*POLICIES, *EXACT_POLICIES):
+        listed = ", ".join((*POLICIES, *EXACT_POLICIES))
+        raise OptionError(f"option 'policy' is {policy!r}; expected one of {listed}")
+    if policy in EXACT_POLICIES and budgets:
+        raise OptionError(
+            f"option {budgets[0]!r} asks for skipped steps, but policy {policy!r} skips none; "
+            "drop one of the two"
+        )
+    plan = given.get("plan")
+    if isinstance(plan, (str, Path)):
+        given["plan"] = Plan.load(plan)
+    elif plan is not None and not isinstance(plan, Plan):
+        raise OptionError(f"option 'plan' is a {type(plan).__name__}; expected a Plan or a path to one")
+    return Config(**given)
+
+
+def _number(given: Mapping[str, Any], key: str, least: float, what: str, *, whole: bool = False) -> None:
+    value = given.get(key)
+    if value is None:
+        return
+    kinds = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
+        raise OptionError(f"option {key!r} is {value!r}; expected {what}")

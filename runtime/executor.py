@@ -1,0 +1,244 @@
+"""The executor: the callable that Dynamo runs in place of the step graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..passes import pipeline
+from ..passes.base import PassContext, PassError
+from ..passes.ir import InputKind, StepGraph, kind_of, placeholders
+from ..passes.plan_format import Plan
+from . import dispatcher
+from .clock import Moment, read_timestep
+from .config import Config
+from .dispatcher import Decision, GenerationState
+from .program import Program
+from .session import Session
+from .slots import SlotSet
+
+
+class StepExecutor:
+    """Runs one compiled step: asks the clock when it is, the dispatcher what to do, does it.
+
+    `graph` is the analysed step (passes up to tag-stability). A program is specialised and
+    lowered from it for each plan in use, and one without a plan, whose denoiser output is written
+    out for recording.
+    """
+
+    def __init__(self, graph: StepGraph, session: Session) -> None:
+        self.graph = graph
+        self.session = session
+        inputs = placeholders(graph.graph)
+        kinds = [kind_of(n) for n in inputs]
+        self._names = [n.name for n in inputs]
+        self._timestep = _only(kinds, InputKind.TIMESTEP)
+        self._latents = _only(kinds, InputKind.LATENTS)
+        self._conditions = [i for i, k in enumerate(kinds) if k is InputKind.CONDITION]
+        self._programs: dict[int, tuple[Plan | None, Program]] = {}
+        self._refused: set[int] = set()
+        self._rows: dict[tuple[int, str, int, int], Tensor] = {}
+        self._macs = graph.region("denoiser").macs if graph.regions else 0
+        self._macs += self.program(None).hoisted_macs
+        session.hoisted_bytes.append(self._hoisted_bytes)
+
+    @property
+    def macs(self) -> int:
+        """MACs of one uncached call at the traced shape."""
+        return self._macs
+
+    def __call__(self, *args: Any) -> Any:
+        session = self.session
+        session.stats.calls += 1
+        session.stats.macs_uncached += self._macs
+        if not session.enabled:
+            return self._full(args)
+        moment = self._moment(args)
+        if moment is None:
+            session.stats.fall_back(
+                "no timestep",
+                "The step has no readable timestep input (or its batch stands at several); name "
+                "it with options={'inputs': {'<name>': 'timestep'}} or use ditcache.generation.",
+            )
+            return self._full(args)
+        state = session.state(moment)
+        slots = state.slots.setdefault(moment.branch, SlotSet())
+        decision = dispatcher.decide(state, moment, slots, session.plans)
+        if decision.reason is not None:
+            session.stats.fall_back(decision.reason, decision.detail)
+        if decision.plan is not None and id(decision.plan) not in self._refused:
+            return self._planned(args, moment, state, slots, decision)
+        return self._full(args, moment, state)
+
+    # Ways to run -----------------------------------------------------------------------------
+
+    def _full(
+        self, args: Sequence[Any], moment: Moment | None = None, state: GenerationState | None = None
+    ) -> Any:
+        """Compute everything; hand the regions' outputs to the recording, if there is one."""
+        program = self.program(None)
+        outputs, values = program.run(program.full, args, None, {})
+        self.session.stats.computed += 1
+        recording = state.recording if state is not None else None
+        if recording is not None and moment is not None:
+            latents = args[self._latents] if self._latents is not None else None
+            recording.add(moment, latents, _by_region(values, program))
+        return outputs
+
+    def _planned(
+        self,
+        args: Sequence[Any],
+        moment: Moment,
+        state: GenerationState,
+        slots: SlotSet,
+        decision: Decision,
+    ) -> Any:
+        plan = decision.plan
+        assert plan is not None
+        try:
+            program = self.program(plan)
+        except PassError as refused:
+            self._refused.add(id(plan))
+            self.session.stats.fall_back("the plan does not fit this graph", str(refused))
+            return self._full(args, moment, state)
+        modes = tuple(name in decision.rows for name in program.scheduled)
+        if not program.has(modes):
+            modes = program.full
+        stats = self.session.stats
+        if any(modes):
+            if state.recording is not None:
+                state.recording = None  # a generation with forecasts is no measurement
+            rows = {
+                region: self._row(plan, decision.step, region, row, slots)
+                for region, row in decision.rows.items()
+            }
+            outputs, values = program.run(modes, args, slots, rows)
+            if not all_finite(outputs):
+                state.full = "NaN or infinity in a forecast"
+                stats.fall_back(state.full, "The rest of the generation computes in full.")
+                return self._full(args, moment, state)
+            stats.forecast += 1
+        else:
+            outputs, values = program.run(modes, args, slots, {})
+            stats.computed += 1
+            if state.recording is not None:
+                latents = args[self._latents] if self._latents is not None else None
+                state.recording.add(moment, latents, _by_region(values, program))
+        self._push(plan, program, state, slots, decision.step, values)
+        return outputs
+
+    def _push(
+        self,
+        plan: Plan,
+        program: Program,
+        state: GenerationState,
+        slots: SlotSet,
+        step: int,
+        values: dict[str, Tensor],
+    ) -> None:
+        """Write the computed values of planned steps into their slots.
+
+        A step that computes against the plan leaves the slots as they are: the rows that follow
+        were solved for the planned history.
+        """
+        planned = {s.region for s in plan.regions if step in s.computed}
+        for slot, value in values.items():
+            if program.region_of[slot] not in planned:
+                continue
+            if plan.shape is not None and slot == "denoiser" and not _fits(plan, value):
+                state.full = "changed shape"
+                detail = f"The plan is for {plan.dtype}{list(plan.shape[1:])} a sample, the model gives"
+                self.session.stats.fall_back(
+                    state.full, f"{detail} {value.dtype}{list(value.shape[1:])}."
+                )
+                return
+            try:
+                slots.push(slot, step, value, program.histories[slot])
+            except torch.OutOfMemoryError:
+                slots.rings.clear()
+                state.full = "no memory for slots"
+                self.session.stats.fall_back(state.full)
+                return
+
+    # Parts -----------------------------------------------------------------------------------
+
+    def program(self, plan: Plan | None) -> Program:
+        """The program for a plan, made on first use; raises PassError if the plan does not fit."""
+        known = self._programs.get(id(plan))
+        if known is not None and known[0] is plan:
+            return known[1]
+        config = self.session.config
+        record = () if plan is not None else self.session.record_kinds
+        ctx = PassContext(
+            roles=config.inputs, plan=plan, record=record, slot_budget=config.slot_budget
+        )
+        started = self.graph
+        done, _ = pipeline.run(started, pipeline.REWRITE, ctx, check="fast")
+        budget = 0 if config.policy == "none" else config.hoist_budget
+        made = Program(done, self._names, config.inner, budget, self.session.stats)
+        self._programs[id(plan)] = (plan, made)
+        return made
+
+    def forget_programs(self) -> None:
+        """Drop all programs, e.g. because other regions are to be recorded."""
+        self._programs.clear()
+
+    def _moment(self, args: Sequence[Any]) -> Moment | None:
+        timestep = read_timestep(args[self._timestep]) if self._timestep is not None else None
+        latents = args[self._latents] if self._latents is not None else None
+        return self.session.clock.tick(timestep, latents, [args[i] for i in self._conditions])
+
+    def _row(
+        self, plan: Plan, step: int, region: str, row: tuple[float, ...], slots: SlotSet
+    ) -> Tensor:
+        """The row as a tensor in the ring's physical order, made once for each rotation."""
+        ring = next(r for n, r in slots.rings.items() if n == region or n.startswith(f"{region}."))
+        key = (id(plan), region, step, ring.rotation)
+        made = self._rows.get(key)
+        if made is None or made.device != ring.buffer.device:
+            weights = torch.tensor(ring.physical(row), dtype=torch.float32)
+            made = self._rows[key] = weights.to(ring.buffer.device)
+        return made
+
+    def _hoisted_bytes(self) -> int:
+        return sum(program.hoisted_bytes for _, program in self._programs.values())
+
+
+def analyse(graph: StepGraph, config: Config) -> StepGraph:
+    """Run the analysis half of the pipeline; raises PassError if the graph cannot be cached."""
+    done, _ = pipeline.run(graph, pipeline.ANALYSIS, PassContext(roles=config.inputs), check="fast")
+    return done
+
+
+def all_finite(value: Any) -> bool:
+    """Whether every floating-point tensor in a nested result is finite. Waits for the device."""
+    if isinstance(value, Tensor):
+        return not value.is_floating_point() or bool(torch.isfinite(value).all())
+    if isinstance(value, (tuple, list)):
+        return all(all_finite(v) for v in value)
+    return True
+
+
+def _only(kinds: Sequence[InputKind | None], kind: InputKind) -> int | None:
+    return next((i for i, k in enumerate(kinds) if k is kind), None)
+
+
+def _fits(plan: Plan, value: Tensor) -> bool:
+    assert plan.shape is not None
+    dtype = str(value.dtype).removeprefix("torch.")
+    return tuple(value.shape[1:]) == tuple(plan.shape[1:]) and plan.dtype in (None, dtype)
+
+
+def _by_region(values: dict[str, Tensor], program: Program) -> dict[str, Tensor]:
+    """Written values by region; several live-outs of one region become one flat tensor."""
+    groups: dict[str, list[Tensor]] = {}
+    for slot, value in values.items():
+        groups.setdefault(program.region_of[slot], []).append(value)
+    return {
+        region: parts[0] if len(parts) == 1 else torch.cat([p.reshape(-1) for p in parts])
+        for region, parts in groups.items()
+    }
+

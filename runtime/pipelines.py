@@ -1,0 +1,66 @@
+"""Glue to diffusers: its pipelines' `cache_context(name)` names the guidance branch for us too."""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from . import scope
+
+MODULE = "diffusers.models.cache_utils"
+_MARK = "_ditcache_original"
+
+
+def install() -> None:
+    """Make diffusers' cache_context tell the branch; at once, or as soon as diffusers is loaded."""
+    module = sys.modules.get(MODULE)
+    if module is not None and hasattr(module, "CacheMixin"):
+        _wrap(module)
+    elif not any(isinstance(f, _PatchOnImport) for f in sys.meta_path):
+        sys.meta_path.insert(0, _PatchOnImport())
+
+
+def _wrap(module: ModuleType) -> None:
+    mixin = module.CacheMixin
+    if hasattr(mixin, _MARK):
+        return
+    original = mixin.cache_context
+
+    @contextmanager
+    @functools.wraps(original)
+    def cache_context(self: Any, name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
+        token = scope.enter_branch(name)
+        try:
+            with original(self, name, *args, **kwargs):
+                yield
+        finally:
+            scope.leave_branch(token)
+
+    setattr(mixin, _MARK, original)
+    mixin.cache_context = cache_context
+
+
+class _PatchOnImport(importlib.abc.MetaPathFinder):
+    """Wraps the mixin right after its module is executed, whoever imports it."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname != MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            run(module)
+            _wrap(module)
+
+        spec.loader.exec_module = exec_module  # pyright: ignore[reportAttributeAccessIssue]
+        return spec

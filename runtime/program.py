@@ -1,0 +1,155 @@
+"""A program: one graph under one plan, specialised, lowered and ready to run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx
+
+from ..passes.ir import InputKind, Prologue, StepGraph, Variant, kind_of, placeholders
+from .lower import lower
+from .memo import PrologueMemo
+from .slots import SlotSet
+from .stats import Stats
+
+Rows = Mapping[str, Tensor]  # region -> f32[K], the forecast weights in the ring's physical order
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Where an input comes from: `arg` i, or by name from `slot`, `row` or `hoisted`."""
+
+    source: str
+    index: int = 0
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Executable:
+    """A lowered variant with its inputs resolved."""
+
+    variant: Variant
+    run: Callable[..., Any]
+    inputs: tuple[Ref, ...]
+    prologues: tuple[str, ...]  # those whose values it reads, in order
+
+
+class Program:
+    """The variants of one step graph; lowers each on first use."""
+
+    def __init__(
+        self, graph: StepGraph, arguments: Sequence[str], inner: str, hoist_budget: int, stats: Stats
+    ) -> None:
+        self.graph = graph
+        self.scheduled = graph.scheduled
+        self.histories = {s.name: s.history for s in graph.slots}
+        self.region_of = {s.name: s.region for s in graph.slots}
+        self._index = {name: i for i, name in enumerate(arguments)}
+        self._inner = inner
+        self._stats = stats
+        self._ready: dict[tuple[bool, ...], Executable] = {}
+        self._variants = {v.modes: v for v in graph.variants}
+        self._owner = {o: p.name for p in graph.prologues for o in p.outputs}
+        self._memos: dict[str, tuple[Prologue, PrologueMemo, tuple[Ref, ...]]] = {}
+        for prologue in graph.prologues:
+            run = self._timed(prologue.module)
+            refs = self._refs(prologue.module.graph)
+            self._memos[prologue.name] = (prologue, PrologueMemo(run, hoist_budget), refs)
+
+    @property
+    def full(self) -> tuple[bool, ...]:
+        """The mode vector that computes everything."""
+        return (False,) * len(self.scheduled)
+
+    @property
+    def hoisted_macs(self) -> int:
+        """MACs of all prologues."""
+        return sum(p.macs for p in self.graph.prologues)
+
+    @property
+    def hoisted_bytes(self) -> int:
+        """Bytes of remembered prologue results."""
+        return sum(memo.nbytes for _, memo, _ in self._memos.values())
+
+    def has(self, modes: tuple[bool, ...]) -> bool:
+        """Whether the plan uses this mode vector."""
+        return modes in self._variants
+
+    def executable(self, modes: tuple[bool, ...]) -> Executable:
+        """The lowered variant of a mode vector; compiles on first use."""
+        ready = self._ready.get(modes)
+        if ready is None:
+            variant = self._variants[modes]
+            refs = self._refs(variant.module.graph)
+            wanted = {self._owner[r.name] for r in refs if r.source == "hoisted"}
+            if "step" in wanted:
+                needed = {self._owner[r.name] for r in self._memos["step"][2] if r.source == "hoisted"}
+                wanted |= needed
+            order = tuple(p.name for p in self.graph.prologues if p.name in wanted)
+            ready = Executable(variant, self._timed(variant.module), refs, order)
+            self._ready[modes] = ready
+        return ready
+
+    def run(
+        self, modes: tuple[bool, ...], args: Sequence[Any], slots: SlotSet | None, rows: Rows
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Run one variant; gives the step's outputs and the values to write, by slot."""
+        ready = self.executable(modes)
+        hoisted: dict[str, Tensor] = {}
+        macs = ready.variant.macs
+        for name in ready.prologues:
+            prologue, memo, refs = self._memos[name]
+            values, hit = memo.get(self._gather(refs, args, None, rows, hoisted))
+            hoisted.update(zip(prologue.outputs, values, strict=True))
+            if hit:
+                self._stats.hoist_hits[name] += 1
+            else:
+                self._stats.hoist_runs[name] += 1
+                macs += prologue.macs
+        outputs, writes = ready.run(*self._gather(ready.inputs, args, slots, rows, hoisted))
+        self._stats.macs += macs
+        return outputs, dict(zip(ready.variant.writes, writes, strict=True))
+
+    def _refs(self, graph: fx.Graph) -> tuple[Ref, ...]:
+        refs: list[Ref] = []
+        for node in placeholders(graph):
+            kind = kind_of(node)
+            if kind is InputKind.SLOT:
+                refs.append(Ref("slot", name=str(node.meta["slot"])))
+            elif kind is InputKind.WEIGHTS:
+                refs.append(Ref("row", name=str(node.meta["region"])))
+            elif kind is InputKind.HOISTED:
+                refs.append(Ref("hoisted", name=node.name))
+            else:
+                refs.append(Ref("arg", index=self._index[node.name]))
+        return tuple(refs)
+
+    @staticmethod
+    def _gather(
+        refs: Sequence[Ref],
+        args: Sequence[Any],
+        slots: SlotSet | None,
+        rows: Rows,
+        hoisted: Mapping[str, Tensor],
+    ) -> list[Any]:
+        values: list[Any] = []
+        for ref in refs:
+            if ref.source == "arg":
+                values.append(args[ref.index])
+            elif ref.source == "hoisted":
+                values.append(hoisted[ref.name])
+            elif ref.source == "row":
+                values.append(rows[ref.name])
+            else:
+                assert slots is not None
+                values.append(slots.rings[ref.name].buffer)
+        return values
+
+    def _timed(self, module: fx.GraphModule) -> Callable[..., Any]:
+        started = time.perf_counter()
+        made = lower(module, self._inner)
+        self._stats.lower_seconds += time.perf_counter() - started
+        return made

@@ -1,0 +1,246 @@
+"""A session: everything that ditcache knows about one model at run time, across its graphs."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..passes.plan_format import Plan, PlanError
+from ..passes.profile import ProfileError
+from . import scope
+from .clock import MAX_TRACKS, Clock, Moment
+from .config import Config
+from .dispatcher import GenerationState
+from .recorder import SKETCH_WIDTH, Recording, make_profile
+from .slots import SlotSet
+from .stats import Stats, Summary
+from .store import PlanStore
+
+if TYPE_CHECKING:
+    from .executor import StepExecutor
+
+GroupKey = tuple[Any, ...]
+
+
+class Session:
+    """Plans, clock, slots, recordings and statistics of one model.
+
+    Several compiled graphs share it (one per shape that Dynamo meets): the state of a generation
+    belongs to (generation, branch), whichever graph a call lands in.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.enabled = True
+        self.clock = Clock()
+        self.stats = Stats()
+        self.plans: list[Plan] = []
+        self.signature: str | None = None
+        self.graphs = 0
+        self.uncached: list[str] = []
+        self.record_kinds: tuple[str, ...] = ("denoiser",)
+        self.sketch_width = SKETCH_WIDTH
+        self.collected: list[Recording] | None = None  # not None while calibrating
+        self.macs = 0
+        self.executors: list[StepExecutor] = []
+        self.hoisted_bytes: list[Callable[[], int]] = []
+        self._store: PlanStore | None = None
+        self._states: OrderedDict[Hashable, GenerationState] = OrderedDict()
+        self._recordings: defaultdict[GroupKey, list[Recording]] = defaultdict(list)
+        if config.plan is not None:
+            self.plans = [config.plan]
+
+    # Graphs -----------------------------------------------------------------------------------
+
+    def bind(self, signature: str, weights: str, macs: int) -> None:
+        """Tell the session which model it is for; loads remembered plans."""
+        self.graphs += 1
+        self.macs = max(self.macs, macs)
+        if self.signature is not None:
+            return
+        self.signature = signature
+        self.plans = [p for p in self.plans if self._is_ours(p)]
+        if self.config.profiles_itself and self.config.remember and not self.plans:
+            self._store = PlanStore(self.config, signature, weights)
+            self.plans = [p for p in self._store.load() if p.signature == signature]
+
+    def _is_ours(self, plan: Plan) -> bool:
+        if self.signature is None or plan.signature == self.signature:
+            return True
+        self.stats.fall_back(
+            "a plan for another model",
+            f"The plan's signature is {plan.signature}, this model's {self.signature}; "
+            "calibrate this model.",
+        )
+        return False
+
+    def adopt(self, plan: Plan) -> None:
+        """Use this plan from now on; raises PlanError if it is for another model."""
+        if self.signature is not None and plan.signature != self.signature:
+            raise PlanError(
+                f"the plan is for model {plan.signature}, this model is {self.signature}; "
+                "make one from a profile of this model (ditcache.calibrate)"
+            )
+        self.plans = [plan]
+        self.enabled = True
+        self.clock.restart()
+
+    # Generations ------------------------------------------------------------------------------
+
+    @property
+    def self_profiling(self) -> bool:
+        """Whether recordings of this session turn into plans by themselves."""
+        return self.enabled and self.config.profiles_itself and self.collected is None
+
+    def state(self, moment: Moment) -> GenerationState:
+        """The generation that a moment belongs to; begins a new one where the clock says so."""
+        state = self._states.get(moment.track)
+        if state is None or state.serial != moment.serial:
+            kept: dict[str, SlotSet] = {}
+            if state is not None:
+                self._finish(state)
+                kept = state.slots
+                for slots in kept.values():
+                    slots.clear()
+            state = GenerationState(moment.serial, slots=kept)
+            if self.collected is not None or self.self_profiling:
+                state.recording = Recording(self.sketch_width)
+            self._states[moment.track] = state
+            self.stats.generations += 1
+            if isinstance(moment.track, scope.GenerationScope):
+                moment.track.on_close(self, self.end)
+            while len(self._states) > MAX_TRACKS:
+                self._finish(self._states.popitem(last=False)[1])
+        if moment.step == len(state.seen):
+            state.seen.append(moment.timestep)
+        return state
+
+    def end(self, track: Hashable) -> None:
+        """Close a track's generation: its recording counts, its slots are freed."""
+        state = self._states.pop(track, None)
+        self.clock.forget(track)
+        if state is not None:
+            self._finish(state)
+
+    def end_all(self) -> None:
+        """Close every open generation."""
+        for track in list(self._states):
+            self.end(track)
+
+    def _finish(self, state: GenerationState) -> None:
+        recording, state.recording = state.recording, None
+        if recording is None or not recording.seen:
+            return
+        self.stats.recorded += 1
+        if self.collected is not None:
+            self.collected.append(recording)
+        elif self.self_profiling and recording.broken is None:
+            shapes = tuple(sorted(recording.shape.items()))
+            key = (recording.grid, tuple(recording.branches), shapes)
+            group = self._recordings[key]
+            group.append(recording)
+            if len(group) == self.config.profile_generations:
+                self._plan(group)
+
+    def _plan(self, group: list[Recording]) -> None:
+        """Solve a plan from a group of recordings, once; a failure is said and not retried."""
+        started = time.perf_counter()
+        try:
+            profile = make_profile(
+                group, self.signature or "", guidance=self.config.guidance, macs=self.macs
+            )
+            plan = profile.plan(policy=self.config.policy, **self.config.budget)  # pyright: ignore[reportArgumentType]
+        except (ProfileError, PlanError) as refused:
+            self.stats.fall_back("no plan could be made", f"{refused}")
+            return
+        finally:
+            self.stats.plan_seconds += time.perf_counter() - started
+        for recording in group:  # the sketches have done their work
+            recording.seen.clear()
+        self.plans.append(plan)
+        if self._store is not None:
+            self._store.save(plan)
+
+    # Reports ----------------------------------------------------------------------------------
+
+    def summary(self) -> Summary:
+        """A snapshot of plans and counters."""
+        stats = self.stats
+        plan = self.plans[-1] if self.plans else None
+        text = "none"
+        if plan is not None:
+            first = plan.regions[0]
+            error = "" if plan.expected_error is None else f", expected error {plan.expected_error:.2g}"
+            text = f"{plan.computed_steps} of {len(plan.timesteps)} steps, {first.forecaster}{error}"
+        elif self.self_profiling:
+            text = f"recording {self.config.profile_generations} generations first"
+        return Summary(
+            policy=self.config.policy if self.enabled else "removed",
+            plan=text,
+            graphs=self.graphs,
+            generations=stats.generations,
+            calls=stats.calls,
+            computed=stats.computed,
+            forecast=stats.forecast,
+            recorded=stats.recorded,
+            macs=stats.macs,
+            macs_uncached=stats.macs_uncached,
+            slot_bytes=sum(s.nbytes for g in self._states.values() for s in g.slots.values()),
+            hoisted_bytes=sum(size() for size in self.hoisted_bytes),
+            hoist_hits=dict(stats.hoist_hits),
+            hoist_runs=dict(stats.hoist_runs),
+            fallbacks=dict(stats.fallbacks),
+            uncached=tuple(self.uncached),
+            lower_seconds=stats.lower_seconds,
+            plan_seconds=stats.plan_seconds,
+        )
+
+    def configure(self, config: Config) -> None:
+        """Take options given at compile time; other options than before start afresh."""
+        if config == self.config:
+            return
+        keep = self.plans if config.plan is None and not self.graphs else []
+        collected, kinds, width = self.collected, self.record_kinds, self.sketch_width
+        self.__init__(config)
+        self.plans = keep or self.plans
+        self.collected, self.record_kinds, self.sketch_width = collected, kinds, width
+
+
+class Registry:
+    """Finds the session of a model by the identity of its parameters, weakly held."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, tuple[weakref.ref[Tensor], Session]] = {}
+
+    def find(self, tensors: Iterable[Tensor]) -> Session | None:
+        """The session that any of these parameters belongs to."""
+        for tensor in tensors:
+            known = self._by_id.get(id(tensor))
+            if known is not None and known[0]() is tensor:
+                return known[1]
+        return None
+
+    def register(self, tensors: Iterable[Tensor], session: Session) -> None:
+        """Let all these parameters lead to the session."""
+        for tensor in tensors:
+            key = id(tensor)
+            self._by_id[key] = (weakref.ref(tensor, lambda _, k=key: self._by_id.pop(k, None)), session)
+
+
+registry = Registry()
+
+
+def session_of(model: torch.nn.Module, *, create: bool = False) -> Session | None:
+    """The session of a model (compiled or not), made with default options if asked to."""
+    tensors = [*model.parameters(), *model.buffers()]
+    found = registry.find(tensors)
+    if found is None and create:
+        found = Session(Config())
+        registry.register(tensors, found)
+    return found

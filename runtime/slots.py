@@ -1,0 +1,83 @@
+"""Slots at run time: a ring of the last K computed values of one live-out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Ring:
+    """The last K values written, in one buffer [K, *shape] whose address never changes.
+
+    Entries are overwritten in turn rather than moved, so a forecast's weights are permuted to the
+    ring's physical order instead (`physical`).
+    """
+
+    def __init__(self, value: Tensor, history: int) -> None:
+        self.buffer = torch.zeros((history, *value.shape), dtype=value.dtype, device=value.device)
+        self.history = history
+        self.steps: list[int] = []  # step of each entry, newest first
+        self._newest = -1
+
+    def fits(self, value: Tensor) -> bool:
+        """Whether a value has the shape, dtype and device of this ring's entries."""
+        entry = self.buffer[0]
+        return (
+            entry.shape == value.shape
+            and entry.dtype == value.dtype
+            and entry.device == value.device
+        )
+
+    def push(self, step: int, value: Tensor) -> None:
+        """Write the value of `step` over the oldest entry."""
+        self._newest = (self._newest + 1) % self.history
+        self.buffer[self._newest].copy_(value)
+        self.steps = [step, *self.steps[: self.history - 1]]
+
+    @property
+    def rotation(self) -> int:
+        """Physical index of the newest entry."""
+        return self._newest
+
+    def physical(self, row: Sequence[float]) -> list[float]:
+        """Weights given newest first, in the buffer's physical order; unwritten entries get 0."""
+        weights = [0.0] * self.history
+        for k, weight in enumerate(row):
+            weights[(self._newest - k) % self.history] = weight
+        return weights
+
+    def clear(self) -> None:
+        """Forget the entries; the storage stays."""
+        self.steps = []
+        self._newest = -1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffer."""
+        return self.buffer.numel() * self.buffer.element_size()
+
+
+class SlotSet:
+    """The rings of one (generation, branch), by slot name."""
+
+    def __init__(self) -> None:
+        self.rings: dict[str, Ring] = {}
+
+    def push(self, name: str, step: int, value: Tensor, history: int) -> None:
+        """Write into a slot, making it on first use or where shape, dtype or K changed."""
+        ring = self.rings.get(name)
+        if ring is None or ring.history != history or not ring.fits(value):
+            ring = self.rings[name] = Ring(value, history)
+        ring.push(step, value)
+
+    def clear(self) -> None:
+        """Forget all values, keep the storage."""
+        for ring in self.rings.values():
+            ring.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rings."""
+        return sum(r.nbytes for r in self.rings.values())

@@ -1,0 +1,124 @@
+"""What happened, counted: the figures behind `ditcache.summary`."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.table import Table
+
+log = logging.getLogger("ditcache")
+
+
+@dataclass
+class Stats:
+    """Counters of one model. MACs count one call of the model at the traced shape."""
+
+    calls: int = 0
+    computed: int = 0
+    forecast: int = 0
+    generations: int = 0
+    recorded: int = 0
+    macs: int = 0
+    macs_uncached: int = 0
+    hoist_runs: Counter[str] = field(default_factory=Counter[str])
+    hoist_hits: Counter[str] = field(default_factory=Counter[str])
+    fallbacks: Counter[str] = field(default_factory=Counter[str])
+    lower_seconds: float = 0.0
+    plan_seconds: float = 0.0
+    said: set[str] = field(default_factory=set[str])
+
+    def fall_back(self, reason: str, detail: str = "") -> None:
+        """Count a call that was computed in full against the plan, and say why once."""
+        self.fallbacks[reason] += 1
+        self.say(reason, f"computing in full: {reason}. {detail}".rstrip())
+
+    def say(self, key: str, message: str) -> None:
+        """Log a warning the first time its key comes up."""
+        if key not in self.said:
+            self.said.add(key)
+            log.warning("%s", message)
+
+    def reset(self) -> None:
+        """Zero the counters; what was said stays said."""
+        said = self.said
+        self.__init__()
+        self.said = said
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A snapshot for people and programs; `str()` gives a table.
+
+    `computed` and `forecast` count model calls (steps times guidance branches); `macs` what ran,
+    `macs_uncached` what the same calls would have cost; `reduction` is their ratio. `slot_bytes`
+    and `hoisted_bytes` are held now. `fallbacks` maps each reason to its number of calls.
+    """
+
+    policy: str
+    plan: str
+    graphs: int
+    generations: int
+    calls: int
+    computed: int
+    forecast: int
+    recorded: int
+    macs: int
+    macs_uncached: int
+    slot_bytes: int
+    hoisted_bytes: int
+    hoist_hits: dict[str, int]
+    hoist_runs: dict[str, int]
+    fallbacks: dict[str, int]
+    uncached: tuple[str, ...]
+    lower_seconds: float
+    plan_seconds: float
+
+    @property
+    def reduction(self) -> float:
+        """MACs of the uncached calls over the MACs that ran."""
+        return self.macs_uncached / self.macs if self.macs else 1.0
+
+    def __str__(self) -> str:
+        table = Table(title="ditcache", show_header=False, title_justify="left")
+        table.add_column(style="bold")
+        table.add_column()
+        for name, value in self.rows():
+            table.add_row(name, value)
+        console = Console(width=100, record=True, file=None, quiet=True)
+        with console.capture():
+            console.print(table)
+        plain = Console(width=100, color_system=None)
+        with plain.capture() as captured:
+            plain.print(table)
+        return captured.get().rstrip()
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Label and text of each line."""
+        rows = [
+            ("policy", self.policy),
+            ("plan", self.plan),
+            ("generations", f"{self.generations} ({self.recorded} recorded)"),
+            ("calls", f"{self.calls}: {self.computed} computed, {self.forecast} forecast"),
+            ("MACs", f"{self.macs:.4g} of {self.macs_uncached:.4g} ({self.reduction:.2f}x fewer)"),
+            ("slots", _bytes(self.slot_bytes)),
+            ("hoisted", _bytes(self.hoisted_bytes) + self._hoist_text()),
+            ("compile / plan", f"{self.lower_seconds:.1f} s / {self.plan_seconds * 1e3:.0f} ms"),
+            ("graphs", str(self.graphs)),
+        ]
+        rows += [("fallback", f"{reason}: {n} calls") for reason, n in self.fallbacks.items()]
+        rows += [("not cached", reason) for reason in self.uncached]
+        return rows
+
+    def _hoist_text(self) -> str:
+        names = sorted(set(self.hoist_hits) | set(self.hoist_runs))
+        parts = [
+            f"{n}: {self.hoist_hits.get(n, 0)} reused, {self.hoist_runs.get(n, 0)} run" for n in names
+        ]
+        return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _bytes(n: int) -> str:
+    return f"{n / 2**20:.2f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"

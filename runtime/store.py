@@ -1,0 +1,51 @@
+"""Self-made plans on disk, so that the next process starts with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from platformdirs import user_cache_dir
+
+from ..passes.plan_format import Plan, PlanError
+from .config import Config
+from .stats import log
+
+ENV = "DITCACHE_CACHE_DIR"
+
+
+class PlanStore:
+    """A folder of plans for one model, weights, budget and policy.
+
+    The key covers the graph signature, a fingerprint of the weights, the budget and the policy;
+    each grid and output shape has its own file. A file that cannot be read is skipped with a
+    warning: the plan is then made anew.
+    """
+
+    def __init__(self, config: Config, signature: str, weights: str) -> None:
+        root = config.cache_dir or os.environ.get(ENV) or user_cache_dir("ditcache", "ditcache")
+        what = [signature, weights, config.policy, sorted(config.budget.items()), config.guidance]
+        key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
+        self.folder = Path(root) / "plans" / key
+
+    def load(self) -> list[Plan]:
+        """All readable plans in the folder."""
+        plans: list[Plan] = []
+        for path in sorted(self.folder.glob("*.plan.json")):
+            try:
+                plans.append(Plan.load(path))
+            except (PlanError, OSError) as broken:
+                log.warning("ignoring the remembered plan %s: %s", path, broken)
+        return plans
+
+    def save(self, plan: Plan) -> None:
+        """Keep a plan; a folder that cannot be written costs a warning, not the generation."""
+        grid = json.dumps([plan.timesteps, plan.shape, plan.dtype])
+        name = hashlib.sha256(grid.encode()).hexdigest()[:16]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            plan.save(self.folder / f"{name}.plan.json")
+        except OSError as broken:
+            log.warning("cannot remember the plan in %s: %s", self.folder, broken)
