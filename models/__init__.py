@@ -1,0 +1,1 @@
+"""Models to work on: small trained ones, and real architectures at real size."""

@@ -1,0 +1,238 @@
+"""The two small trained models that come with the package, and their demo prompts.
+
+`flux-emoji` is diffusers' Flux trained on emoji (text to image, 64x64); `dit-digits` is diffusers'
+DiT trained on 8x8 digits. See the `CARD.md` beside each for data, training and limits.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from diffusers import DiTTransformer2DModel, FluxPipeline
+
+HERE = Path(__file__).resolve().parent
+FLUX_EMOJI = HERE / "flux-emoji"
+DIT_DIGITS = HERE / "dit-digits"
+DIGITS_NULL_CLASS = 10
+
+StepScope = Callable[[torch.Tensor], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Captions with their text embeddings, ready for `FluxPipeline`.
+
+    Attributes:
+        captions: N captions.
+        prompt_embeds: [N, 16, 384].
+        pooled_prompt_embeds: [N, 384].
+        negative_prompt_embeds: [N, 16, 384], N times the empty prompt.
+        negative_pooled_prompt_embeds: [N, 384], likewise.
+        calibration_count: how many leading prompts are meant for calibration; the rest are held
+            out for evaluation. The two never overlap.
+
+    """
+
+    captions: tuple[str, ...]
+    prompt_embeds: torch.Tensor
+    pooled_prompt_embeds: torch.Tensor
+    negative_prompt_embeds: torch.Tensor
+    negative_pooled_prompt_embeds: torch.Tensor
+    calibration_count: int = 0
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Prompts:
+        """Select by position; an int gives a set of one. The split's size is not kept."""
+        if isinstance(index, int):
+            chosen = [range(len(self))[index]]
+        elif isinstance(index, slice):
+            chosen = list(range(len(self)))[index]
+        else:
+            chosen = list(index)
+        tensors = {name: tensor[chosen] for name, tensor in self.kwargs().items()}
+        captions = tuple(self.captions[i] for i in chosen)
+        return replace(self, captions=captions, calibration_count=0, **tensors)
+
+    def named(self, *captions: str) -> Prompts:
+        """Select by caption, in the order given.
+
+        Raises:
+            KeyError: a caption is not in the set.
+
+        """
+        position = {caption: i for i, caption in enumerate(self.captions)}
+        missing = [caption for caption in captions if caption not in position]
+        if missing:
+            raise KeyError(
+                f"no embedded prompt {missing}; `models.text.embed_captions` embeds any text"
+            )
+        return self[[position[caption] for caption in captions]]
+
+    @property
+    def calibration(self) -> Prompts:
+        """The prompts to make plans with."""
+        return self[: self.calibration_count]
+
+    @property
+    def evaluation(self) -> Prompts:
+        """The held-out prompts to measure with."""
+        return self[self.calibration_count :]
+
+    def kwargs(self) -> dict[str, Any]:
+        """Return the four embedding arguments of `FluxPipeline.__call__`."""
+        names = (f.name for f in fields(self) if f.name.endswith("embeds"))
+        return {name: getattr(self, name) for name in names}
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Prompts:
+        """Move and cast the embeddings."""
+        moved = {name: tensor.to(device, dtype) for name, tensor in self.kwargs().items()}
+        return replace(self, **moved)
+
+
+def load_flux_emoji(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> FluxPipeline:
+    """Load the small text-to-image model as diffusers' unmodified `FluxPipeline`.
+
+    Text encoders and tokenizers are None: pass embeddings, `height=64, width=64`, and
+    `true_cfg_scale` of 2 to 3::
+
+        prompts = flux_emoji_prompts().evaluation[:4]
+        images = load_flux_emoji()(
+            **prompts.kwargs(), height=64, width=64, true_cfg_scale=2.5, num_inference_steps=50
+        ).images
+
+    The weights are stored as fp16 and are cast to `dtype`.
+
+    Raises:
+        ImportError: diffusers is missing.
+
+    """
+    diffusers = _diffusers()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline = diffusers.FluxPipeline(
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+            vae=diffusers.AutoencoderKL.from_pretrained(str(FLUX_EMOJI / "vae"), torch_dtype=dtype),
+            text_encoder=None,
+            tokenizer=None,
+            text_encoder_2=None,
+            tokenizer_2=None,
+            transformer=diffusers.FluxTransformer2DModel.from_pretrained(
+                str(FLUX_EMOJI / "transformer"), torch_dtype=dtype
+            ),
+        )
+    pipeline.transformer.eval()
+    pipeline.vae.eval()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def flux_emoji_prompts(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Prompts:
+    """Load the embedded demo prompts: a random sample of the captions, drawn once.
+
+    The first 32 are for calibration, all others for evaluation (`.calibration`, `.evaluation`).
+    """
+    from safetensors.torch import load_file
+
+    listed = json.loads((FLUX_EMOJI / "prompts.json").read_text())
+    tensors = load_file(FLUX_EMOJI / "prompts.safetensors")
+    captions = tuple(listed["calibration"] + listed["evaluation"])
+    count = len(captions)
+    return Prompts(
+        captions=captions,
+        prompt_embeds=tensors["tokens"],
+        pooled_prompt_embeds=tensors["pooled"],
+        negative_prompt_embeds=tensors["empty_tokens"].expand(count, -1, -1),
+        negative_pooled_prompt_embeds=tensors["empty_pooled"].expand(count, -1),
+        calibration_count=len(listed["calibration"]),
+    ).to(device, dtype)
+
+
+def load_dit_digits(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> DiTTransformer2DModel:
+    """Load the small class-conditional model.
+
+    It maps ([N, 1, 8, 8], timestep = 1000 sigma [N], class_labels int64 [N]) to velocities of the
+    shape of its input; class 10 is the null class.
+
+    Raises:
+        ImportError: diffusers is missing.
+
+    """
+    model = _diffusers().DiTTransformer2DModel.from_pretrained(str(DIT_DIGITS), torch_dtype=dtype)
+    return model.to(device).eval()
+
+
+@torch.no_grad()
+def sample_digits(
+    model: Callable[..., tuple[torch.Tensor, ...]],
+    labels: torch.Tensor | Sequence[int],
+    steps: int = 50,
+    guidance: float = 2.0,
+    generator: torch.Generator | None = None,
+    *,
+    step_scope: StepScope | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Sample digits by Euler's method, sigma from 1 to 0 in equal steps.
+
+    Args:
+        model: what `load_dit_digits` gives, or a compiled version of it.
+        labels: N classes in 0..9.
+        steps: number of Euler steps.
+        guidance: scale of classifier-free guidance; both branches run as one batch of 2 N, the
+            conditional one first. At 1 the null branch is not run.
+        generator: for the initial noise, which is drawn on its device in fp32.
+        step_scope: called with the timesteps (fp32 [steps], 1000 sigma); the loop runs inside the
+            context manager that it returns.
+        device: where the model is.
+        dtype: the model's type; the state itself is kept in fp32.
+
+    Returns:
+        fp32 [N, 1, 8, 8], about -1 to 1.
+
+    """
+    classes = torch.as_tensor(labels, dtype=torch.int64, device=device)
+    count = len(classes)
+    noise_device = generator.device if generator is not None else torch.device("cpu")
+    x = torch.randn(count, 1, 8, 8, generator=generator, device=noise_device).to(device)
+    guided = guidance != 1
+    if guided:
+        classes = torch.cat([classes, torch.full_like(classes, DIGITS_NULL_CLASS)])
+    sigmas = torch.linspace(1, 0, steps + 1, device=device)
+    timesteps = 1000 * sigmas[:-1]
+    with step_scope(timesteps) if step_scope is not None else nullcontext():
+        for i, timestep in enumerate(timesteps):
+            inputs = torch.cat([x, x]) if guided else x
+            velocity = model(
+                inputs.to(dtype), timestep.expand(len(inputs)), classes, return_dict=False
+            )[0].float()
+            if guided:
+                conditional, null = velocity.chunk(2)
+                velocity = null + guidance * (conditional - null)
+            x = x + (sigmas[i + 1] - sigmas[i]) * velocity
+    return x
+
+
+def _diffusers() -> Any:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ImportError("the small models need diffusers: ditcache[diffusers]") from error
+    return diffusers
