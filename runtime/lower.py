@@ -202,7 +202,31 @@ def partition(graph: fx.Graph) -> list[list[fx.Node]]:
     pieces: list[list[fx.Node]] = [[] for _ in range(count)]
     for node in calls:
         pieces[piece_of[node]].append(node)
-    return [p for p in pieces if p]
+    return [_canonical(p) for p in pieces if p]
+
+
+def _canonical(piece: list[fx.Node]) -> list[fx.Node]:
+    """The piece with each invariant node right before its first reader.
+
+    Passes leave invariant nodes in different places; equal blocks must come out in equal order.
+    """
+    latent = [n for n in piece if depends_of(n) & Depends.LATENT]
+    if not latent:
+        return piece
+    inside, done = set(piece), dict[fx.Node, None]()
+
+    def emit(node: fx.Node) -> None:
+        if node not in inside or node in done:
+            return
+        for arg in node.all_input_nodes:
+            emit(arg)
+        done[node] = None
+
+    for node in latent:
+        emit(node)
+    for node in piece:  # what only a later piece reads
+        emit(node)
+    return list(done)
 
 
 def _last_uses(pieces: list[list[fx.Node]], output: fx.Node) -> dict[fx.Node, int]:
