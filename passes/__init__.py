@@ -1,0 +1,1 @@
+"""What happens to the graph of one denoising step; start reading at `pipeline.py`."""
