@@ -126,7 +126,9 @@ def make_frontier(profile: Profile, policy: str, region: RegionProfile) -> tuple
     gram = guided_gram(region.gram, profile.guidance, conditional(profile.branches))
     steps, rows = len(profile.timesteps), list[FrontierRow]()
     for n in range(FEWEST, steps + 1):
-        found, error = solve(gram, profile.timesteps, c, computed_steps=n, policy=policy)
+        found, error = solve(
+            gram, profile.timesteps, c, computed_steps=n, policy=policy, search=False
+        )
         rows.append(FrontierRow(n, steps / n, error, found.schedule, found.forecaster))
     return tuple(rows)
 

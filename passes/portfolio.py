@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from . import schedules
 from .error_diffusion import (
     Array,
     Forecaster,
@@ -33,6 +32,7 @@ from .error_diffusion import (
 )
 from .forecasters import EDF, Lagrange, Taylor
 from .plan_format import PlanError, RegionSchedule
+from .schedules import Schedule, standard_schedules, uniform_index
 
 FEWEST = 2
 """Fewest computed steps of any plan: one output alone says nothing about how they change."""
@@ -40,7 +40,12 @@ LARGE_GRID = 200
 """Above this many steps the search over single steps is left out and fewer betas are tried."""
 
 BETAS = (0.15, 0.3, 0.45, 0.6)
-HISTORIES = (2, 3)
+HISTORIES = (2, 3, 4)
+STARTS = 4
+"""How many of the best candidates are improved by moving single steps."""
+PASSING = 0.3
+"""How much the errors that the model's later calls meet count beside that of the final sample."""
+
 _PLAIN: dict[str, Forecaster] = {
     "reuse": Taylor(0),
     "taylor-1": Taylor(1),
@@ -50,7 +55,6 @@ _PLAIN: dict[str, Forecaster] = {
 }
 POLICIES = ("edf", *_PLAIN, *(f"{name}-best" for name in _PLAIN))
 
-Schedule = tuple[int, ...]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -74,13 +78,15 @@ def solve(
     max_error: float | None = None,
     policy: str = "edf",
     region: str = "denoiser",
+    search: bool = True,
 ) -> tuple[RegionSchedule, float]:
     """Return the best schedule of one region under one budget, and its expected error.
 
     `gram` [T, T] (symmetric), `timesteps` and `c` [T]. Exactly one budget: `computed_steps`,
     `speedup` (computed steps = floor(T / speedup)) or `max_error` (the fewest computed steps with
     at most that expected error, found by bisection, so up to the small non-monotonicity of the
-    frontier). The error is `error_diffusion.score`, relative rms of the final sample.
+    frontier). The error is `error_diffusion.score`, relative rms of the final sample. Without
+    `search` the schedules are taken as they are, in a fifth of the time.
 
     Raises `PlanError` for an unknown policy, no or several budgets, or one out of reach.
     """
@@ -93,14 +99,14 @@ def solve(
         raise PlanError("give exactly one of computed_steps, speedup and max_error")
     if max_error is None:
         n = steps_for(len(x), computed_steps=computed_steps, speedup=speedup)
-        return _solve(gram, x, c, n, policy=policy, region=region)
+        return _solve(gram, x, c, n, policy=policy, region=region, search=search)
     if not max_error >= 0.0:
         raise PlanError(f"max_error must be a relative error of at least 0, got {max_error}")
     low, high = min(FEWEST, len(x)), len(x)
-    best = _solve(gram, x, c, high, policy=policy, region=region)
+    best = _solve(gram, x, c, high, policy=policy, region=region, search=search)
     while low < high:
         middle = (low + high) // 2
-        tried = _solve(gram, x, c, middle, policy=policy, region=region)
+        tried = _solve(gram, x, c, middle, policy=policy, region=region, search=search)
         if tried[1] <= max_error:
             best, high = tried, middle
         else:
@@ -149,7 +155,7 @@ def guided_gram(gram: Array, guidance: float | None, conditional: int = 0) -> Ar
 
 
 def _solve(
-    gram: Array, x: Array, c: Array, n: int, *, policy: str, region: str
+    gram: Array, x: Array, c: Array, n: int, *, policy: str, region: str, search: bool
 ) -> tuple[RegionSchedule, float]:
     steps = len(x)
     if n == steps:
@@ -157,13 +163,13 @@ def _solve(
         done = RegionSchedule(region, tuple(range(steps)), rows, 1, "reuse", "every step")
         return done, 0.0
     if policy in _PLAIN:
-        sets = {"uniform index": schedules.uniform_index(steps, n)}
+        sets = {"uniform index": uniform_index(steps, n)}
         chosen = _best(gram, x, c, sets, [_PLAIN[policy]])[0]
     elif policy != "edf":
         plain = _PLAIN[policy.removesuffix("-best")]
         chosen = _best(gram, x, c, standard_schedules(gram, x, c, n), [plain])[0]
     else:
-        chosen = _portfolio(gram, x, c, n)
+        chosen = _portfolio(gram, x, c, n, search)
     rows_ = chosen.forecaster.rows(chosen.steps, x, c, gram)
     left = error_weights(chosen.steps, rows_, c)
     schedule = RegionSchedule(
@@ -177,36 +183,7 @@ def _solve(
     return schedule, float(score(left, gram, c))
 
 
-def standard_schedules(gram: Array, x: Array, c: Array, n: int) -> dict[str, Schedule]:
-    """Every named schedule of exactly `n` steps, without repeats."""
-    steps = len(x)
-    end = float(x[-1] + (c[-1] / c[-2]) * (x[-1] - x[-2])) if c[-2] else None
-    found: dict[str, Schedule] = {
-        "uniform index": schedules.uniform_index(steps, n),
-        "uniform index to last": schedules.uniform_index(steps, n, last=True),
-        "interval": schedules.interval(steps, n),
-        "uniform time": schedules.uniform_coordinate(x, n, end=end),
-        "uniform time to last": schedules.uniform_coordinate(x, n, last=True),
-    }
-    for first in (2, 3):
-        if n > first:
-            found[f"first {first}, uniform index"] = schedules.warmed(
-                steps, n, first, lambda t, k: schedules.uniform_index(t, k, last=True)
-            )
-            found[f"first {first}, uniform time"] = schedules.warmed(
-                steps, n, first, lambda t, k: schedules.uniform_coordinate(x[-t:], k, last=True)
-            )
-    for power in (1 / 3, 1 / 2):
-        found[f"balanced {power:.2g}"] = schedules.balanced(gram, c, n, power=power)
-    for power in (1.0, 0.5):
-        found[f"optimal {power:g}"] = schedules.optimal(gram, x, c, n, power=power)
-    kept: dict[Schedule, str] = {}
-    for name, chosen in found.items():
-        kept.setdefault(chosen, name)
-    return {name: chosen for chosen, name in kept.items()}
-
-
-def _portfolio(gram: Array, x: Array, c: Array, n: int) -> Candidate:
+def _portfolio(gram: Array, x: Array, c: Array, n: int, search: bool) -> Candidate:
     """Score schedules x forecasters, then move single steps of the best few while it helps."""
     large = len(x) > LARGE_GRID
     betas = BETAS[1:2] if large else BETAS
@@ -217,7 +194,7 @@ def _portfolio(gram: Array, x: Array, c: Array, n: int) -> Candidate:
     for plain in _PLAIN.values():
         ranked += _best(gram, x, c, sets, [plain])
     ranked.sort(key=lambda candidate: candidate.merit)
-    if large:
+    if large or not search:
         return ranked[0]
     starts: list[Candidate] = []
     for candidate in ranked:
@@ -226,7 +203,7 @@ def _portfolio(gram: Array, x: Array, c: Array, n: int) -> Candidate:
             for s in starts
         ):
             starts.append(candidate)
-        if len(starts) == 2:
+        if len(starts) == STARTS:
             break
     improved = [_improve(gram, x, c, start) for start in starts]
     return min(improved, key=lambda candidate: candidate.merit)
@@ -248,13 +225,13 @@ def _best(
 
 
 def _merit(trace: Trace, gram: Array, c: Array) -> Array:
-    """Mean over computed steps of L_s' G L_s, plus L' G L at the end, over c' G c.
+    """L' G L at the end plus a share of its mean over the computed steps, over c' G c.
 
     The end is what one wants small. Errors on the way matter too, because the model is then called
     on a sample that is off by that much and answers for another trajectory.
     """
     final = np.einsum("ps,st,pt->p", trace.error, gram, trace.error)
-    merit = (np.maximum(final, 0.0) + trace.passing) / reference_power(gram, c)
+    merit = (np.maximum(final, 0.0) + PASSING * trace.passing) / reference_power(gram, c)
     return np.where(np.isfinite(merit), merit, np.inf)
 
 

@@ -109,7 +109,10 @@ class Profile:
         )
 
     def frontier(self, policy: str = "edf") -> tuple[FrontierRow, ...]:
-        """List what every number of computed steps costs in expected error, fewest first."""
+        """List what every number of computed steps costs in expected error, fewest first.
+
+        A survey: `plan` searches longer and does somewhat better at each of them.
+        """
         return make_frontier(self, policy, self.region(DENOISER) or self.regions[0])
 
     def region(self, name: str) -> RegionProfile | None:
@@ -152,23 +155,15 @@ class Profile:
             replace(a, gram=share * a.gram + (1 - share) * b.gram)
             for a, b in zip(self.regions, other.regions, strict=True)
         )
-        same_scale = (
-            self.guidance is not None
-            and other.guidance is not None
-            and abs(self.guidance - other.guidance) <= 0.02 * max(1.0, abs(self.guidance))
-        )
-        solver = None
+        guidance, solver = None, None
+        one, two = self.guidance, other.guidance
+        if one is not None and two is not None and abs(one - two) <= 0.02 * max(1.0, abs(one)):
+            guidance = share * one + (1 - share) * two
         if self.solver is not None and other.solver is not None:
             size = float(np.abs(self.solver).max())
             if np.allclose(self.solver, other.solver, rtol=0.0, atol=0.02 * size):
                 solver = share * self.solver + (1 - share) * other.solver
-        return replace(
-            self,
-            samples=total,
-            regions=regions,
-            guidance=self.guidance if same_scale else None,
-            solver=solver,
-        )
+        return replace(self, samples=total, regions=regions, guidance=guidance, solver=solver)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to `path` (safetensors with JSON metadata), replacing it as a whole."""

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Schedule = tuple[int, ...]
 
 DP_LIMIT = 128
 """Most steps for which `optimal` is tried: its tables grow as T^3 in memory, T^3 n in time."""
@@ -167,3 +168,32 @@ def optimal(gram: Array, x: Array, c: Array, n: int, *, power: float = 1.0) -> t
         chosen.append(before)
         before = int(origin[before, here])
     return tuple(reversed(chosen))
+
+
+def standard_schedules(gram: Array, x: Array, c: Array, n: int) -> dict[str, Schedule]:
+    """Every named schedule of exactly `n` steps, without repeats."""
+    steps = len(x)
+    end = float(x[-1] + (c[-1] / c[-2]) * (x[-1] - x[-2])) if c[-2] else None
+    found: dict[str, Schedule] = {
+        "uniform index": uniform_index(steps, n),
+        "uniform index to last": uniform_index(steps, n, last=True),
+        "interval": interval(steps, n),
+        "uniform time": uniform_coordinate(x, n, end=end),
+        "uniform time to last": uniform_coordinate(x, n, last=True),
+    }
+    for first in (2, 3):
+        if n > first:
+            found[f"first {first}, uniform index"] = warmed(
+                steps, n, first, lambda t, k: uniform_index(t, k, last=True)
+            )
+            found[f"first {first}, uniform time"] = warmed(
+                steps, n, first, lambda t, k: uniform_coordinate(x[-t:], k, last=True)
+            )
+    for power in (1 / 3, 1 / 2):
+        found[f"balanced {power:.2g}"] = balanced(gram, c, n, power=power)
+    for power in (1.0, 0.5):
+        found[f"optimal {power:g}"] = optimal(gram, x, c, n, power=power)
+    kept: dict[Schedule, str] = {}
+    for name, chosen in found.items():
+        kept.setdefault(chosen, name)
+    return {name: chosen for chosen, name in kept.items()}

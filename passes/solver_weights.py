@@ -100,6 +100,8 @@ def _run(scheduler: Any, outputs: list[Any], seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for t, output in zip(grid, outputs, strict=True):
+            if hasattr(copied, "scale_model_input"):
+                copied.scale_model_input(state, t)  # some schedulers insist on the call
             state = copied.step(output, t, state, return_dict=False)[0]
     return state
 

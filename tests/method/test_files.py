@@ -43,9 +43,7 @@ def test_plan_refuses_what_is_not_one(plan, tmp_path):
     with pytest.raises(PlanError, match='"timesteps" is missing'):
         Plan.from_json(text.replace('"timesteps"', '"other"'))
     with pytest.raises(PlanError, match='"history": expected an integer'):
-        Plan.from_json(
-            text.replace('"history": 3', '"history": "3"').replace('"history": 2', '"history": "2"')
-        )
+        Plan.from_json(text.replace('"history": ', '"history": "deep", "other": '))
     (tmp_path / "binary").write_bytes(bytes(range(256)))
     with pytest.raises(PlanError, match="not text"):
         Plan.load(tmp_path / "binary")

@@ -76,17 +76,17 @@ def test_edf_beats_every_plain_policy_on_fresh_outputs(synthetic):
 def test_planning_is_fast(synthetic):
     p = synthetic.profile(50)
     p.plan(5)
-    began = time.perf_counter()
+    began = time.process_time()
     p.plan(5)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
 
 
 @pytest.mark.slow
 def test_a_thousand_steps_do_not_explode(synthetic):
     p = synthetic.profile(1000, samples=1)
-    began = time.perf_counter()
+    began = time.process_time()
     assert p.plan(5).computed_steps == 200
-    assert time.perf_counter() - began < 20.0
+    assert time.process_time() - began < 20.0
 
 
 @settings(deadline=None, max_examples=40)

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from ditcache.passes import schedules
-from ditcache.passes.portfolio import standard_schedules
+from ditcache.passes.schedules import standard_schedules
 from ditcache.passes.solver_weights import from_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -57,6 +57,8 @@ def test_impulse_response_predicts_the_effect_of_any_output_error(name, config, 
         scheduler.set_timesteps(steps)
         state = torch.ones(1, 1, dtype=torch.float64)
         for t in scheduler.timesteps:
+            if hasattr(scheduler, "scale_model_input"):
+                scheduler.scale_model_input(state, t)
             state = scheduler.step(0.1 * state, t, state, return_dict=False)[0]
     before = copy.deepcopy(scheduler.__dict__)
     c = impulse_response(scheduler, steps)
@@ -75,6 +77,8 @@ def test_impulse_response_predicts_the_effect_of_any_output_error(name, config, 
         state = torch.full((1, 1), 0.3, dtype=torch.float64)
         for t, value in zip(fresh.timesteps, outputs, strict=True):
             output = torch.full((1, 1), value, dtype=torch.float64)
+            if hasattr(fresh, "scale_model_input"):
+                fresh.scale_model_input(state, t)
             state = fresh.step(output, t, state, return_dict=False)[0]
         return float(state)
 
