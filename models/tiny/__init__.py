@@ -123,14 +123,16 @@ def load_flux_emoji(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pipeline = diffusers.FluxPipeline(
-            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-            vae=diffusers.AutoencoderKL.from_pretrained(str(FLUX_EMOJI / "vae"), torch_dtype=dtype),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(
+                str(FLUX_EMOJI / "scheduler")
+            ),
+            vae=diffusers.AutoencoderKL.from_pretrained(str(FLUX_EMOJI / "vae"), dtype=dtype),
             text_encoder=None,
             tokenizer=None,
             text_encoder_2=None,
             tokenizer_2=None,
             transformer=diffusers.FluxTransformer2DModel.from_pretrained(
-                str(FLUX_EMOJI / "transformer"), torch_dtype=dtype
+                str(FLUX_EMOJI / "transformer"), dtype=dtype
             ),
         )
     pipeline.transformer.eval()
@@ -174,7 +176,7 @@ def load_dit_digits(
         ImportError: diffusers is missing.
 
     """
-    model = _diffusers().DiTTransformer2DModel.from_pretrained(str(DIT_DIGITS), torch_dtype=dtype)
+    model = _diffusers().DiTTransformer2DModel.from_pretrained(str(DIT_DIGITS), dtype=dtype)
     return model.to(device).eval()
 
 

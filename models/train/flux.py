@@ -73,7 +73,7 @@ def image_ids(side: int) -> torch.Tensor:
 
 def prepare(vae_path: Path, font: Path | None) -> dict[str, torch.Tensor]:
     """Encode all pictures and captions; the empty prompt comes last."""
-    vae = AutoencoderKL.from_pretrained(str(vae_path), torch_dtype=torch.float32).eval()
+    vae = AutoencoderKL.from_pretrained(str(vae_path), dtype=torch.float32).eval()
     data = emoji(font)
     latents = encode_all(vae, data.images)
     latents = (latents - vae.config["shift_factor"]) * vae.config["scaling_factor"]
