@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -20,11 +20,18 @@ from .ir import (
     source_name,
     value_of,
 )
+from .symbolic import numel_of, shape_of
 
-LATENT_NAMES = frozenset({"hidden_states", "sample", "latents", "latent", "x", "x_t", "noisy_latents"})
+LATENT_NAMES = frozenset(
+    {"hidden_states", "sample", "latents", "latent", "x", "x_t", "noisy_latents"}
+)
 TIMESTEP_NAMES = frozenset({"timestep", "timesteps", "t", "sigma", "sigmas", "time", "noise_level"})
-ROLES = {"latents": InputKind.LATENTS, "timestep": InputKind.TIMESTEP}
-ROLES |= {"condition": InputKind.CONDITION, "parameter": InputKind.PARAMETER}
+ROLES = {
+    "latents": InputKind.LATENTS,
+    "timestep": InputKind.TIMESTEP,
+    "condition": InputKind.CONDITION,
+    "parameter": InputKind.PARAMETER,
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,9 @@ class ClassifyInputs:
     def apply(self, graph: StepGraph, ctx: PassContext) -> PassResult:
         """Set `meta["kind"]` on every placeholder; raises PassError for an unknown role."""
         inputs = placeholders(graph.graph)
-        names = {source_name(n).rsplit(".", 1)[-1]: n for n in inputs}
+        # The user's inputs come last: a parameter of the same name must not hide one.
+        named = sorted(inputs, key=lambda n: _obvious_kind(n) is not InputKind.PARAMETER)
+        names = {source_name(n).rsplit(".", 1)[-1]: n for n in named}
         for key, role in ctx.roles.items():
             if key not in names:
                 raise PassError(
@@ -124,10 +133,12 @@ def _find_latents(free: list[fx.Node], graph: fx.Graph) -> fx.Node | None:
     if named:
         return named[0]
     outs = [value_of(n) for n in flat_nodes(output_node(graph).args)]
-    shapes = [tuple(v.shape) for v in outs if isinstance(v, Tensor)]
+    shapes = [shape_of(v) for v in outs if isinstance(v, Tensor)]
     for same in (
         lambda n, s: _shape(n) == s,
-        lambda n, s: len(_shape(n)) == len(s) and sum(a != b for a, b in zip(_shape(n), s, strict=True)) == 1,
+        lambda n, s: (
+            len(_shape(n)) == len(s) and sum(a != b for a, b in zip(_shape(n), s, strict=True)) == 1
+        ),
     ):
         hits = [n for n in tensors if any(same(n, s) for s in shapes)]
         if hits:
@@ -135,9 +146,8 @@ def _find_latents(free: list[fx.Node], graph: fx.Graph) -> fx.Node | None:
     return max(tensors, key=_numel, default=None)
 
 
-def _shape(node: fx.Node) -> tuple[Any, ...]:
-    value = value_of(node)
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    return shape_of(value_of(node))
 
 
 def _rank(node: fx.Node) -> int:
@@ -146,7 +156,7 @@ def _rank(node: fx.Node) -> int:
 
 def _numel(node: fx.Node) -> int:
     value = value_of(node)
-    return int(value.numel()) if isinstance(value, Tensor) else 1
+    return numel_of(value) if isinstance(value, Tensor) else 1
 
 
 def _is_floating(node: fx.Node) -> bool:

@@ -10,8 +10,8 @@ from torch import fx
 
 from .base import PassContext, PassResult
 from .cost import total_macs
-from .dependence import is_random
-from .ir import StepGraph
+from .effects import is_random, storage_roots
+from .ir import StepGraph, output_node
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,10 @@ def _copy(graph: fx.Graph) -> fx.Graph:
 
 def _merge_equal(graph: fx.Graph) -> None:
     seen: dict[tuple[Any, ...], fx.Node] = {}
+    # Two results that the caller got in separate memory stay in separate memory.
+    returned = set[fx.Node]()
+    for node in output_node(graph).all_input_nodes:
+        returned |= storage_roots(node)
     for node in list(graph.nodes):
         if node.op not in ("call_function", "call_method") or node.is_impure():
             continue
@@ -83,7 +87,7 @@ def _merge_equal(graph: fx.Graph) -> None:
             twin = seen.setdefault(key, node)
         except TypeError:  # an unhashable constant: leave the node alone
             continue
-        if twin is not node:
+        if twin is not node and not (node in returned and twin in returned):
             node.replace_all_uses_with(twin)
             graph.erase_node(node)
 

@@ -7,9 +7,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from .ir import CACHE_OPS, flat_nodes, value_of
+from .effects import op_base
+from .ir import CACHE_OPS, flat_nodes, relayout, value_of
+from .symbolic import hint, shape_of, stride_of
 
 _SDPA = torch.nn.functional.scaled_dot_product_attention
 
@@ -42,6 +45,8 @@ def total_macs(nodes: Iterable[fx.Node]) -> int:
 def _count(node: fx.Node) -> int:
     if not node.op.startswith("call") or node.target in CACHE_OPS:
         return 0
+    if node.target is relayout:
+        return 0
     values = {n: value_of(n) for n in flat_nodes((node.args, node.kwargs))}
     tensors = [v for v in values.values() if isinstance(v, Tensor)]
     if not tensors or not any(v.is_floating_point() for v in tensors):
@@ -50,15 +55,14 @@ def _count(node: fx.Node) -> int:
         return 0
     args = cast("tuple[Any, ...]", fx.map_arg(node.args, values.__getitem__))
     kwargs = cast("dict[str, Any]", fx.map_arg(node.kwargs, values.__getitem__))
-    if node.target is _SDPA:
+    if node.target is _SDPA or op_base(node) == "scaled_dot_product_attention":
         # CPU and CUDA dispatch to fused kernels that the counter may not know: use its formula.
-        q, k, v = (_ints(a.shape) for a in _sdpa_tensors(args, kwargs))
+        q, k, v = (shape_of(a) for a in _sdpa_tensors(args, kwargs))
         return _sdpa_flops(q, k, v) // 2
-    mode = next((t.fake_mode for t in tensors if hasattr(t, "fake_mode")), None)
-    if mode is None:
-        return 0
+    # On meta tensors of the traced sizes: symbolic ones would add guards to the trace.
+    args, kwargs = tree_map(_plain, (args, kwargs))
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), mode, counter:
+    with torch.no_grad(), counter:
         if node.op == "call_method":
             getattr(args[0], str(node.target))(*args[1:], **kwargs)
         elif node.op == "call_function":
@@ -86,8 +90,13 @@ def _sdpa_flops(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...]) -> i
     return int(sdpa_flop_count(q, k, v))
 
 
-def _ints(shape: Iterable[Any]) -> tuple[int, ...]:
-    return tuple(int(d) for d in shape)
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        shape, stride = shape_of(value), stride_of(value)
+        return torch.empty_strided(shape, stride, dtype=value.dtype, device="meta")
+    if isinstance(value, torch.device):
+        return torch.device("meta")
+    return hint(value) if isinstance(value, torch.SymInt) else value
 
 
 _CHEAP = frozenset(
@@ -99,5 +108,4 @@ _CHEAP = frozenset(
 
 def _elementwise(node: fx.Node) -> bool:
     """Ops known to count zero; running each of thousands of them on fake tensors is slow."""
-    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
-    return name in _CHEAP
+    return op_base(node) in _CHEAP

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from .base import PassContext, PassResult
+from .effects import is_random
 from .ir import Depends, InputKind, StepGraph, depends_of, kind_of
 
 SOURCES = {
@@ -20,8 +21,6 @@ SOURCES = {
     # A symbolic size is fixed while shapes are, and a changed shape starts a new generation.
     InputKind.SCALAR: Depends.CONDITION,
 }
-RANDOM = ("rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "dropout")
-RANDOM_TARGETS = RANDOM + tuple(f"{r}_like" for r in RANDOM)
 
 
 @dataclass(frozen=True)
@@ -80,17 +79,6 @@ def _join(node: fx.Node) -> Depends:
     for arg in node.all_input_nodes:
         joined |= depends_of(arg)
     return joined | Depends.LATENT if is_random(node) else joined
-
-
-def is_random(node: fx.Node) -> bool:
-    """Whether the op draws random numbers. Dropout in eval mode is the identity, and is not."""
-    if not node.op.startswith("call"):
-        return False
-    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
-    if "dropout" in name:
-        training = node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)
-        return bool(training) and node.args[1:2] != (0.0,)
-    return name in RANDOM_TARGETS
 
 
 def autocast_ranges(graph: fx.Graph) -> list[list[fx.Node]]:

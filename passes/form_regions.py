@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from .base import PassContext, PassResult
 from .cost import annotate_macs, total_macs
-from .dependence import is_random
+from .effects import is_random, is_sync, written
 from .ir import (
     Depends,
     InputKind,
@@ -23,10 +23,9 @@ from .ir import (
     depends_of,
     kind_of,
     module_path,
-    output_node,
-    tensor_bytes,
     value_of,
 )
+from .symbolic import shape_of, tensor_bytes
 
 ADDS = (operator.add, torch.add, torch.ops.aten.add.Tensor)
 
@@ -105,7 +104,7 @@ def make_region(
     """Build a region over `nodes`, closed under tuple projections, with its live values."""
     inside = set(nodes)
     for node in order:  # a chunk's parts must not be left outside without their chunk
-        if node.target is operator.getitem and node.args[0] in inside:
+        if node.target is operator.getitem and node.args[0] in inside and _is_tuple(node.args[0]):
             inside.add(node)
     ins: dict[str, None] = {}
     outs: dict[str, None] = {}
@@ -125,9 +124,15 @@ def make_region(
             refusal = refusal or _refusal(node)
         if is_random(node):
             refusal = refusal or f"it draws random numbers ({node.name})"
+        elif is_sync(node):
+            refusal = refusal or f"it waits for the host ({node.name})"
+        elif written(node):
+            refusal = refusal or f"it writes in place ({node.name})"
     ranges = {n.meta["autocast"] for n in inside if "autocast" in n.meta}
     if any(n.meta.get("autocast") in ranges and n not in inside for n in order):
         refusal = refusal or "its border cuts through an autocast range"
+    if (back := _comes_back(inside, order)) is not None:
+        refusal = refusal or f"its result flows back into it through {back.name}"
     if not outs:
         refusal = refusal or "nothing outside reads its result"
     return Region(
@@ -142,6 +147,26 @@ def make_region(
         live_bytes=live_bytes,
         refusal=refusal,
     )
+
+
+def _is_tuple(value: Any) -> bool:
+    return isinstance(value, fx.Node) and isinstance(value_of(value), (tuple, list))
+
+
+def _comes_back(inside: set[fx.Node], order: Sequence[fx.Node]) -> fx.Node | None:
+    """A node outside that lies on a path from the region to itself; None if it is convex."""
+    waiting, after = len(inside), set[fx.Node]()
+    for node in order:
+        if not waiting:
+            return None
+        if node in inside:
+            waiting -= 1
+            found = next((a for a in node.all_input_nodes if a in after), None)
+            if found is not None:
+                return found
+        elif waiting < len(inside) and any(a in inside or a in after for a in node.all_input_nodes):
+            after.add(node)
+    return None
 
 
 def _refusal(live_out: fx.Node) -> str | None:
@@ -176,7 +201,12 @@ def _branches(block: str, nodes: list[fx.Node], order: Sequence[fx.Node]) -> lis
             continue
         heavy: defaultdict[str, int] = defaultdict(int)
         for n in group:
-            tail = module_path(n).removeprefix(block.split("#")[0]).lstrip(".").split(".")[0]
+            tail = (
+                module_path(n)
+                .removeprefix(block.split("#", maxsplit=1)[0])
+                .lstrip(".")
+                .split(".")[0]
+            )
             heavy[tail] += total_macs([n])
         label = max(heavy, key=lambda k: heavy[k]) or "branch"
         names[label] += 1
@@ -194,19 +224,19 @@ def _residual_operand(node: fx.Node, stream: set[fx.Node]) -> fx.Node | None:
     """The branch that a residual add joins to the stream, None if the node is no such add."""
     if not (node.target in ADDS or (node.op == "call_method" and node.target == "add")):
         return None
-    if len(node.args) < 2 or not all(isinstance(a, fx.Node) for a in node.args[:2]):
+    if len(node.args) < 2:
         return None
     left, right = node.args[0], node.args[1]
+    if not (isinstance(left, fx.Node) and isinstance(right, fx.Node)):
+        return None
     for kept, branch in ((left, right), (right, left)):
-        if kept in stream and branch not in stream and isinstance(branch, fx.Node):
-            if isinstance(kept, fx.Node) and _shape(kept) == _shape(node):
-                return branch
+        if kept in stream and branch not in stream and _shape(kept) == _shape(node):
+            return branch
     return None
 
 
-def _shape(node: fx.Node) -> tuple[Any, ...]:
-    value = value_of(node)
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    return shape_of(value_of(node))
 
 
 def _between(branch: fx.Node, stream: set[fx.Node], inside: set[fx.Node]) -> set[fx.Node]:
@@ -249,8 +279,3 @@ def _deep_part(runs: list[tuple[str, list[fx.Node]]]) -> list[fx.Node] | None:
         return None
     _, _, i, j = best
     return [n for _, nodes in runs[i : j + 1] for n in nodes]
-
-
-def graph_outputs(graph: fx.Graph) -> tuple[str, ...]:
-    """Names of the values that the graph returns."""
-    return tuple(n.name for n in output_node(graph).all_input_nodes)

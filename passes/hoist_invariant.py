@@ -12,6 +12,7 @@ from torch import fx
 
 from .base import PassContext, PassResult
 from .cost import total_macs
+from .effects import alias_sources, storage_roots
 from .ir import (
     Depends,
     InputKind,
@@ -22,9 +23,9 @@ from .ir import (
     kind_of,
     output_node,
     placeholders,
-    tensor_bytes,
     value_of,
 )
+from .symbolic import tensor_bytes
 
 # Work that is cheaper to repeat than to keep a second copy of: views, projections, broadcasts.
 CHEAP_METHODS = frozenset(
@@ -90,7 +91,13 @@ class HoistInvariant:
 
 
 def is_cheap(node: fx.Node) -> bool:
-    """Whether repeating the node costs no more than a view or a cast."""
+    """Whether repeating the node costs no more than a view or a cast.
+
+    A result that shares storage with an operand is a view whatever made it: remembering it would
+    remember memory that its owner may overwrite.
+    """
+    if alias_sources(node):
+        return True
     if node.op == "call_method":
         return node.target in CHEAP_METHODS
     return node.op == "call_function" and node.target in CHEAP_FUNCTIONS
@@ -191,7 +198,17 @@ def _without(name: str, module: fx.GraphModule, border: dict[fx.Node, None]) -> 
     for node in module.graph.nodes:
         if node.op not in ("placeholder", "output") and node not in border:
             env[node] = new.node_copy(node, copy)
-    new.output(fx.map_arg(output_node(module.graph).args[0], copy))
+
+    def owned(value: fx.Node) -> fx.Node:
+        """What the step returns must not be the remembered value: the caller may write to it."""
+        if not any(root in border for root in storage_roots(value)):
+            return env[value]
+        made = new.call_method("clone", (env[value],))
+        made.meta = {k: v for k, v in env[value].meta.items() if k not in ("kind", "prologue")}
+        made.meta["macs"] = 0
+        return made
+
+    new.output(fx.map_arg(output_node(module.graph).args[0], owned))
     new.eliminate_dead_code(lambda n: n.op != "placeholder" and n.is_impure())
     rest = fx.GraphModule(module, new)
     rest.meta = dict(module.meta)

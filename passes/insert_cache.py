@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 import operator
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from .base import PassContext, PassError, PassResult
+from .grouping import ordered_groups
 from .ir import (
     Depends,
     InputKind,
@@ -24,9 +25,11 @@ from .ir import (
     kind_of,
     output_node,
     placeholders,
+    relayout,
     set_value,
     value_of,
 )
+from .symbolic import is_dense, is_static, stride_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,12 @@ class InsertCache:
         facts = graph.facts | self.ensures
         history = {s.region: s.history for s in ctx.plan.regions} if ctx.plan else {}
         cached = [graph.region(name) for name in graph.scheduled]
-        recorded = [r for r in graph.regions if r.kind in ctx.record and r.refusal is None]
+        inside = {n for r in cached for n in r.nodes}  # a conditional hides what it computes
+        recorded = [
+            r
+            for r in graph.regions
+            if r.kind in ctx.record and r.refusal is None and inside.isdisjoint(r.live_outs)
+        ]
         if not cached and not recorded:
             return PassResult(graph.with_(facts=facts), False, {"slots": 0})
         nodes = graph.nodes_by_name()
@@ -113,7 +121,10 @@ def _rewrite(
     for slot in slots:
         _give_value(slot_inputs[slot.name], slot, old)
     owner = {n: r for r in cached for n in r.nodes}
-    writes = {s.value: s for s in slots if s.region in {r.name for r in recorded}}
+    writes: defaultdict[str, list[Slot]] = defaultdict(list)
+    for slot in slots:
+        if slot.region in {r.name for r in recorded}:
+            writes[slot.value].append(slot)
     for group in ordered_groups(old, owner):
         region = owner.get(group[0].name)
         if region is not None:
@@ -122,9 +133,8 @@ def _rewrite(
             continue
         for node in group:
             env[node] = new.node_copy(node, env.__getitem__)
-            if node.name in writes:
-                slot = slot_inputs[writes[node.name].name]
-                made = new.call_function(cache_write, (slot, env[node]))
+            for slot in writes.get(node.name, ()):
+                made = new.call_function(cache_write, (slot_inputs[slot.name], env[node]))
                 made.meta["depends"] = Depends.LATENT
                 set_value(made, value_of(node))
     new.output(fx.map_arg(output_node(old).args[0], env.__getitem__))
@@ -195,10 +205,11 @@ def _emit_cond(
     forecasts: list[fx.Node] = []
     for value, slot in outs.items():
         made = hit.call_function(cache_forecast, (hit_rings[slot.name], row))
-        set_value(made, value_of(yielded[value]))
-        forecasts.append(made)
+        forecasts.append(_as_traced(made, cast(Tensor, value_of(yielded[value]))))
     hit.output(tuple(forecasts))
 
+    while hasattr(root, f"hit_{ident}"):  # two region names may make one identifier
+        ident += "_"
     root.add_submodule(f"hit_{ident}", fx.GraphModule(root, hit))
     root.add_submodule(f"miss_{ident}", fx.GraphModule(root, miss))
     arms = (new.get_attr(f"hit_{ident}"), new.get_attr(f"miss_{ident}"))
@@ -213,58 +224,25 @@ def _emit_cond(
         env[by_name[value]] = part
 
 
+def _as_traced(forecast: fx.Node, traced: Tensor) -> fx.Node:
+    """The forecast in the memory layout that the traced value has; what follows may rely on it."""
+    with getattr(traced, "fake_mode", torch.no_grad()):
+        set_value(forecast, torch.empty(traced.shape, dtype=traced.dtype, device=traced.device))
+    if is_dense(traced) or not is_static(traced):
+        return forecast
+    stride = stride_of(traced)
+    made = forecast.graph.call_function(relayout, (forecast, stride))
+    with getattr(traced, "fake_mode", torch.no_grad()):
+        set_value(
+            made,
+            torch.empty_strided(traced.shape, stride, dtype=traced.dtype, device=traced.device),
+        )
+    return made
+
+
 def _operand(graph: fx.Graph, outer: fx.Node) -> fx.Node:
     node = graph.placeholder(outer.name)
     node.meta = {k: v for k, v in outer.meta.items() if k != "macs"}
     if kind_of(outer) is None:
         node.meta["kind"] = InputKind.HOISTED if not outer.meta.get("depends") else None
     return node
-
-
-def ordered_groups(graph: fx.Graph, owner: dict[str, Region]) -> list[list[fx.Node]]:
-    """The graph's calls in a topological order in which each scheduled region is contiguous.
-
-    Autocast ranges stay whole as well. Among ready groups the earliest in graph order goes first,
-    so that an untouched graph keeps its order.
-    """
-    calls = [n for n in graph.nodes if n.op not in ("placeholder", "output")]
-    group_of: dict[fx.Node, int] = {}
-    groups: list[list[fx.Node]] = []
-    index: dict[object, int] = {}
-    for node in calls:
-        region = owner.get(node.name)
-        span = node.meta.get("autocast")
-        key: object = node
-        if region is not None:
-            key = ("region", region.name)
-        elif span is not None:
-            key = ("autocast", span)
-        if key not in index:
-            index[key] = len(groups)
-            groups.append([])
-        group_of[node] = index[key]
-        groups[index[key]].append(node)
-    waiting: list[set[int]] = []
-    for i, group in enumerate(groups):
-        needs = {group_of[a] for n in group for a in n.all_input_nodes if a in group_of}
-        waiting.append(needs - {i})
-    readers: list[list[int]] = [[] for _ in groups]
-    for i, needs in enumerate(waiting):
-        for j in needs:
-            readers[j].append(i)
-    ready = [i for i, needs in enumerate(waiting) if not needs]
-    heapq.heapify(ready)
-    result: list[list[fx.Node]] = []
-    while ready:
-        i = heapq.heappop(ready)
-        result.append(groups[i])
-        for j in readers[i]:
-            waiting[j].discard(i)
-            if not waiting[j]:
-                heapq.heappush(ready, j)
-    if len(result) != len(groups):
-        raise PassError(
-            "insert-cache: the scheduled regions depend on each other in a circle; "
-            "schedule regions that are connected subgraphs"
-        )
-    return result

@@ -1,4 +1,4 @@
-"""The intermediate representation: one denoising step as a torch.fx graph, plus what ditcache knows.
+"""The intermediate representation: one denoising step as an FX graph, plus what ditcache knows.
 
 A `StepGraph` wraps the FX graph that Dynamo traced. Caching is expressed by a handful of ops
 (`cache_read`, `cache_write`, `cache_forecast`, `cache_cond`), by regions (named sets of nodes with
@@ -9,7 +9,7 @@ reference meaning in plain torch, so that a graph can be interpreted at any stag
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -19,6 +19,8 @@ from torch.fx.node import has_side_effect
 
 from ..kernels.forecast import forecast_reference
 from .profile import Profile
+from .symbolic import Size, hint
+from .symbolic import tensor_bytes as tensor_bytes  # noqa: PLC0414  # also reached from here
 
 
 class InputKind(enum.StrEnum):
@@ -92,7 +94,7 @@ class Slot:
     name: str
     region: str
     value: str  # node name of the live-out
-    shape: tuple[int | torch.SymInt, ...]
+    shape: tuple[Size, ...]
     dtype: torch.dtype
     history: int
 
@@ -101,7 +103,7 @@ class Slot:
         """Bytes of the whole history at the traced shape."""
         n = self.history * self.dtype.itemsize
         for d in self.shape:
-            n *= int(d)
+            n *= hint(d)
         return n
 
 
@@ -190,7 +192,7 @@ def cache_forecast(slot: Tensor, weights: Tensor) -> Tensor:
 
 @has_side_effect
 def cache_write(slot: Tensor, value: Tensor) -> Tensor:
-    """Push `value` [*shape] into `slot` [K, *shape] as its newest entry, in place; gives `value`."""
+    """Push `value` [*shape] into `slot` [K, *shape] in place as its newest entry; gives `value`."""
     slot.copy_(torch.cat([value.unsqueeze(0).to(slot.dtype), slot[:-1]]))
     return value
 
@@ -210,6 +212,12 @@ def functional_setitem(base: Tensor, index: Any, value: Any) -> Tensor:
     out = base.clone()
     out[index] = value
     return out
+
+
+def relayout(value: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """The same values in another memory layout: what follows a forecast expects the traced one."""
+    out = torch.empty_strided(value.shape, stride, dtype=value.dtype, device=value.device)
+    return out.copy_(value)
 
 
 CACHE_OPS = frozenset({cache_read, cache_forecast, cache_write, cache_cond})
@@ -291,18 +299,3 @@ def flat_nodes(value: Any) -> Iterator[fx.Node]:
     found: list[fx.Node] = []
     fx.map_arg(value, lambda n: (found.append(n), n)[1])
     yield from found
-
-
-def ordered(names: Iterable[str], graph: fx.Graph) -> tuple[str, ...]:
-    """The given node names in graph order."""
-    wanted = set(names)
-    return tuple(n.name for n in graph.nodes if n.name in wanted)
-
-
-def tensor_bytes(value: Any) -> int:
-    """Bytes of a (fake) tensor, or of all tensors in a tuple."""
-    if isinstance(value, Tensor):
-        return int(value.numel()) * value.element_size()
-    if isinstance(value, (tuple, list)):
-        return sum(tensor_bytes(v) for v in value)
-    return 0

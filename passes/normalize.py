@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from .base import PassContext, PassError, PassResult
+from .effects import (
+    alias_sources,
+    inplace_argument,
+    op_base,
+    pure_operator,
+    recompute,
+    storages,
+    written,
+)
 from .ir import StepGraph, functional_setitem, set_value, source_name, value_of
 
-# Methods whose result shares storage with their first argument.
-VIEW_METHODS = frozenset(
-    "view reshape permute transpose unflatten flatten squeeze unsqueeze expand chunk split unbind "
-    "t movedim swapaxes narrow select expand_as view_as __getitem__".split()
-)
-VIEW_FUNCTIONS = frozenset(
-    f
-    for f in (
-        operator.getitem,
-        torch.chunk,
-        torch.split,
-        torch.unbind,
-        torch.permute,
-        torch.transpose,
-        torch.reshape,
-        torch.flatten,
-        torch.unflatten,
-        torch.squeeze,
-        torch.unsqueeze,
-        torch.narrow,
-        torch.select,
-        torch.movedim,
-    )
+# Methods that write their operand whole: `base[...] = value` says the same.
+_OVERWRITES = frozenset({"copy_", "fill_", "zero_"})
+# In-place methods that change the tensor's shape or history rather than its numbers, or draw.
+_NO_TWIN = frozenset(
+    "unsqueeze_ squeeze_ t_ transpose_ swapaxes_ swapdims_ resize_ resize_as_ set_ as_strided_ "
+    "requires_grad_ rename_ share_memory_ normal_ uniform_ random_ exponential_ cauchy_ geometric_ "
+    "log_normal_".split()
 )
 
 
@@ -44,9 +37,11 @@ class Normalize:
     """Copy Dynamo's graph, remove mutation, give every value a short stable name.
 
     Dynamo's own module is never touched: its wrapper keeps pointers into it. An in-place
-    `setitem`, or a method such as `add_`, on a value that the step itself made becomes a
-    functional op and later uses read the new value. Mutating an input, or a view of a value that
-    is read again later, has no functional equivalent that this pass can prove; it is refused.
+    `setitem`, a method such as `add_` or a function with `inplace=True`, on a value that the step
+    itself made, becomes a functional op and later uses read the new value. Writing into an input,
+    or into a value of which a view is read again later, has no functional equivalent that this
+    pass can prove; it is refused. What shares storage is read off the fake values of the trace.
+    Switches of grad mode go: the step runs without gradients.
 
     Given::
 
@@ -70,46 +65,166 @@ class Normalize:
         source = graph.module
         new = fx.Graph()
         env: dict[fx.Node, fx.Node] = {}
-        renamed: dict[fx.Node, fx.Node] = {}  # a mutated value's latest version
+        latest: dict[fx.Node, fx.Node] = {}  # a written tensor's newest version, by its first name
+        same: dict[fx.Node, fx.Node] = {}  # the result of a write is the tensor that was written
+        writes: _Writes | None = None
         mutations = 0
         taken: dict[str, int] = {}
-        order = {n: i for i, n in enumerate(source.graph.nodes)}
 
-        def latest(n: fx.Node) -> fx.Node:
-            return renamed.get(n, env[n])
+        def read(n: fx.Node) -> fx.Node:
+            first = same.get(n, n)
+            return latest.get(first, env[n])
 
-        def emit(node: fx.Node, target: Any, op: str) -> fx.Node:
-            args = cast("tuple[Any, ...]", fx.map_arg(node.args, latest))
-            kwargs = cast("dict[str, Any]", fx.map_arg(node.kwargs, latest))
-            made = new.create_node(op, target, args, kwargs, _unique(_short_name(node), taken))
+        def emit(node: fx.Node, target: Any, args: Any, kwargs: Any) -> fx.Node:
+            args = cast("tuple[Any, ...]", fx.map_arg(args, read))
+            kwargs = cast("dict[str, Any]", fx.map_arg(kwargs, read))
+            name = _unique(_short_name(node), taken)
+            # An overwriting method becomes a function; all other nodes keep their kind.
+            op = "call_function" if target is functional_setitem else node.op
+            made = new.create_node(op, target, args, kwargs, name)
             made.meta = dict(node.meta)
             return made
 
         for node in source.graph.nodes:
-            if node.op == "call_function" and node.target is operator.setitem:
-                base = cast(fx.Node, node.args[0])
-                _check_own(base, node, order)
-                made = emit(node, functional_setitem, "call_function")
-                set_value(made, value_of(base))
-                renamed[base] = env[node] = made
-                mutations += 1
-            elif (pure := _pure_twin(node)) is not None:
-                base = cast(fx.Node, node.args[0])
-                _check_own(base, node, order)
-                made = emit(node, pure, node.op)
-                renamed[base] = env[node] = made
+            targets = written(node)
+            if targets:
+                writes = writes or _Writes(source.graph)
+                base = writes.check(node, targets)
+                made = emit(node, *_pure(node))
+                if (dtype := _dtype_to_restore(node, base)) is not None:
+                    set_value(made, recompute(made))
+                    cast_back = new.call_method("to", (made, dtype))
+                    cast_back.meta, made = dict(node.meta), cast_back
+                # A value of its own: the fake one shares storage with what was written.
+                set_value(made, _fresh(value_of(base)))
+                first = same.get(base, base)
+                latest[first] = env[node] = made
+                same[node] = first
                 mutations += 1
             elif node.op == "output":
-                args = cast("tuple[Any, ...]", fx.map_arg(node.args, latest))
+                args = cast("tuple[Any, ...]", fx.map_arg(node.args, read))
                 new.output(args[0]).meta = dict(node.meta)
+            elif node.target is torch._C._set_grad_enabled:
+                mutations += 1
             else:
-                env[node] = emit(node, node.target, node.op)
+                env[node] = emit(node, node.target, node.args, node.kwargs)
                 if node.op == "placeholder":
                     env[node].meta["source"] = source_name(node)
         module = fx.GraphModule(source, new)
         module.meta = dict(source.meta)
         done = graph.with_(module=module, facts=graph.facts | self.ensures)
         return PassResult(done, True, {"nodes": len(new.nodes), "mutations removed": mutations})
+
+
+class _Writes:
+    """What each write of a graph reaches, found once for the graph."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self._order = {n: i for i, n in enumerate(graph.nodes)}
+        self._sets: dict[fx.Node, set[fx.Node]] = {}  # nodes that may share storage
+        by_storage: defaultdict[int, list[fx.Node]] = defaultdict(list)
+        for node in graph.nodes:
+            self._sets[node] = {node}
+            for source in alias_sources(node):
+                self._join(node, source)
+            for storage in storages(value_of(node)):
+                by_storage[storage].append(node)
+        for nodes in by_storage.values():
+            for other in nodes[1:]:
+                self._join(nodes[0], other)
+        self._identity: dict[fx.Node, fx.Node] = {}
+        for node in graph.nodes:
+            if targets := written(node):
+                self._identity[node] = self._first(targets[0])
+
+    def check(self, write: fx.Node, targets: tuple[fx.Node, ...]) -> fx.Node:
+        """The one tensor written; raises PassError if the effect reaches further than its uses."""
+        base, text = targets[0], write.format_node()
+        if len(targets) > 1 or not isinstance(value_of(base), Tensor):
+            raise PassError(
+                f"normalize: {text} writes into {len(targets)} values at once; "
+                "write its functional form in the model."
+            )
+        now, first = self._order[write], self._first(base)
+        for other in sorted(self._sets[base], key=self._order.__getitem__):
+            if other.op in ("placeholder", "get_attr"):
+                where = "the input" if base.op == "placeholder" else "a view of the input"
+                raise PassError(
+                    f"normalize: {text} writes into {where} {other.name}; a cached step may not "
+                    "mutate its inputs. Clone it in the model first."
+                )
+            if self._order[other] >= now or self._first(other) is first:
+                continue
+            if any(self._order[u] > now for u in other.users):
+                raise PassError(
+                    f"normalize: {text} changes memory that {other.name} shares, which is read "
+                    "again later; clone one of the two first, or take the view after the write."
+                )
+        return base
+
+    def _first(self, node: fx.Node) -> fx.Node:
+        """The node under which the tensor was made: a write's result is what it wrote."""
+        return self._identity.get(node, node)
+
+    def _join(self, a: fx.Node, b: fx.Node) -> None:
+        small, large = sorted((self._sets[a], self._sets[b]), key=len)
+        if small is not large:
+            large |= small
+            for node in small:
+                self._sets[node] = large
+
+
+def _pure(node: fx.Node) -> tuple[Any, Any, Any]:
+    """Target and arguments of the out-of-place form; raises PassError if there is none."""
+    name = op_base(node)
+    if node.target is operator.setitem or name == "__setitem__":
+        return functional_setitem, node.args, {}
+    if node.op == "call_method" and name in _OVERWRITES:
+        value = 0 if name == "zero_" else [*node.args[1:], *node.kwargs.values()][0]
+        return functional_setitem, (node.args[0], Ellipsis, value), {}
+    if (plain := pure_operator(node.target)) is not None:
+        return plain, node.args, node.kwargs
+    twin: Any = None
+    if inplace_argument(node) is True:
+        args = tuple(False if a is True and i else a for i, a in enumerate(node.args))
+        kwargs = {k: False if k == "inplace" else v for k, v in node.kwargs.items()}
+        if "inplace" in node.kwargs or sum(a is True for a in node.args) == 1:
+            return node.target, args if "inplace" not in node.kwargs else node.args, kwargs
+    elif name in _NO_TWIN or "out" in node.kwargs:
+        twin = None
+    elif isinstance(node.target, torch._ops.OpOverload):
+        packet = getattr(torch.ops.aten, name[:-1], None)
+        twin = getattr(packet, node.target._overloadname, None)
+    elif node.op == "call_method":
+        twin = name[:-1] if callable(getattr(Tensor, name[:-1], None)) else None
+    elif name.endswith("_"):
+        twin = getattr(torch, name[:-1], None)
+    if twin is None:
+        raise PassError(
+            f"normalize: {node.format_node()} changes its operand in place and has no functional "
+            f"form that ditcache knows; write it without {name} in the model."
+        )
+    return twin, node.args, node.kwargs
+
+
+def _dtype_to_restore(node: fx.Node, base: fx.Node) -> torch.dtype | None:
+    """The written tensor's dtype where the out-of-place form would promote it to another."""
+    kept = value_of(base)
+    if not isinstance(kept, Tensor) or node.target is operator.setitem:
+        return None
+    others = [v for a in node.all_input_nodes if isinstance(v := value_of(a), Tensor)]
+    return kept.dtype if any(v.dtype != kept.dtype for v in others) else None
+
+
+def _fresh(value: Any) -> Any:
+    """A fake tensor like `value` with storage of its own."""
+    mode = getattr(value, "fake_mode", None)
+    if mode is None:
+        return value
+    with mode:
+        return torch.empty_strided(
+            value.shape, value.stride(), dtype=value.dtype, device=value.device
+        )
 
 
 def _short_name(node: fx.Node) -> str:
@@ -122,55 +237,3 @@ def _unique(name: str, taken: dict[str, int]) -> str:
     count = taken.get(name, 0)
     taken[name] = count + 1
     return name if count == 0 else _unique(f"{name}_{count}", taken)
-
-
-def _pure_twin(node: fx.Node) -> str | Callable[..., Any] | None:
-    """The out-of-place form of an in-place op, None if the op does not mutate."""
-    if node.op == "call_method":
-        name = str(node.target)
-        if name.endswith("_") and not name.endswith("__") and hasattr(torch.Tensor, name[:-1]):
-            return name[:-1]
-        return None
-    if node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator":
-        name = cast(Any, node.target).__name__  # iadd, imul, ...
-        twin = getattr(operator, name[1:], None) if name.startswith("i") else None
-        if twin is not None and name not in ("index", "indexOf", "inv", "invert", "is_", "is_not"):
-            return cast("Callable[..., Any]", twin)
-    return None
-
-
-def _check_own(base: fx.Node, write: fx.Node, order: dict[fx.Node, int]) -> None:
-    """Refuse a write whose effect reaches further than later uses of `base` itself."""
-    if base.op == "placeholder":
-        raise PassError(
-            f"normalize: {write.format_node()} writes into the input {base.name}; "
-            "a cached step may not mutate its inputs. Clone it in the model first."
-        )
-    seen = base
-    while _is_view(seen):
-        parent = cast(fx.Node, seen.args[0])
-        if any(order[u] > order[write] for u in parent.users if u is not seen):
-            raise PassError(
-                f"normalize: {write.format_node()} writes through a view of {parent.name}, which "
-                "is read again later; write to the base tensor or clone the view first."
-            )
-        seen = parent
-    if seen.op == "placeholder":
-        raise PassError(
-            f"normalize: {write.format_node()} writes into a view of the input {seen.name}; "
-            "a cached step may not mutate its inputs. Clone it in the model first."
-        )
-    aliases = [u for u in base.users if _is_view(u) and u.args and u.args[0] is base]
-    if any(order[v] > order[write] for a in aliases if order[a] < order[write] for v in a.users):
-        raise PassError(
-            f"normalize: {write.format_node()} changes {base.name}, of which an earlier view is "
-            "read later; take the view after the write."
-        )
-
-
-def _is_view(node: fx.Node) -> bool:
-    if not node.args or not isinstance(node.args[0], fx.Node):
-        return False
-    if node.op == "call_method":
-        return str(node.target) in VIEW_METHODS
-    return node.op == "call_function" and node.target in VIEW_FUNCTIONS

@@ -1,4 +1,4 @@
-"""specialize: one straight-line program for each choice of compute or forecast that the plan uses."""
+"""specialize: one straight-line program for each choice of compute or forecast in the plan."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _variant(graph: StepGraph, modes: tuple[bool, ...]) -> Variant:
             continue
         if node.target is cache_cond:
             arm = node.args[1] if mode[node.meta["region"]] else node.args[2]
-            body = cast(fx.GraphModule, graph.module.get_submodule(str(cast(Any, arm).target)))
+            body = cast(fx.GraphModule, graph.module.get_submodule(str(arm.target)))
             env[node] = _inline(body.graph, node.args[3], new, env, writes)
         elif isinstance(parts := _parts(node, env), tuple):
             env[node] = parts[cast(int, node.args[1])]

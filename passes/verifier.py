@@ -7,11 +7,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 from torch import Tensor, fx
 
 from .base import PassContext
-from .dependence import SOURCES, is_random
+from .dependence import SOURCES
+from .effects import (
+    is_autocast_mark,
+    is_random,
+    is_sync,
+    op_base,
+    recompute,
+    storage_roots,
+    written,
+)
 from .ir import (
     CACHE_OPS,
     Depends,
@@ -25,11 +33,8 @@ from .ir import (
     output_node,
     value_of,
 )
-from .normalize import VIEW_FUNCTIONS, VIEW_METHODS
-from .printer import node_text
-
-SYNCS = frozenset({"item", "tolist", "cpu", "numpy", "nonzero", "_local_scalar_dense"})
-AUTOCAST = frozenset({"_enter_autocast", "_exit_autocast"})
+from .printer import node_text, type_text
+from .symbolic import is_dense, is_static, shape_of, stride_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ class VerifyError(RuntimeError):
         super().__init__(
             f"{rule} ({RULES[rule][0]}) broken after pass {after!r}\n"
             f"  expected: {violation.expected}\n  got: {violation.got}{shown}\n"
-            f"  reproduce: ditcache-opt {name} --verify-each --stop-after {after} --print-after {after}"
+            f"  reproduce: ditcache-opt {name} --verify-each --stop-after {after} "
+            f"--print-after {after}"
         )
 
 
@@ -63,10 +69,7 @@ def verify(graph: StepGraph, ctx: PassContext, after: str, *, recompute: bool = 
     `recompute=False` skips running each op on fake tensors, the slow half of V1.
     """
     for rule, (_, check) in RULES.items():
-        if rule == "V1" and not recompute:
-            checks = _lint(graph)
-        else:
-            checks = check(graph, ctx)
+        checks = _lint(graph) if rule == "V1" and not recompute else check(graph, ctx)
         for violation in checks:
             raise VerifyError(rule, after, violation, graph.name)
 
@@ -83,7 +86,7 @@ def _conds(graph: StepGraph) -> Iterator[tuple[fx.Node, tuple[fx.GraphModule, fx
     for node in graph.graph.nodes:
         if node.target is cache_cond:
             hit, miss = (
-                cast(fx.GraphModule, graph.module.get_submodule(str(cast(Any, a).target)))
+                cast(fx.GraphModule, graph.module.get_submodule(str(a.target)))
                 for a in node.args[1:3]
             )
             yield node, (hit, miss)
@@ -103,30 +106,35 @@ def _v1(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
         for node in module.graph.nodes:
             if node.op not in ("call_function", "call_method") or node.target in CACHE_OPS:
                 continue
-            kept, fresh = value_of(node), _recompute(node)
+            kept = value_of(node)
+            try:
+                fresh = _recomputed(node)
+            except _RefusedInputs as refused:
+                yield Violation("an op that runs on its inputs", str(refused), (node_text(node),))
+                continue
             if fresh is not None and isinstance(kept, Tensor) and _meta(kept) != _meta(fresh):
-                yield Violation(f"{_meta(fresh)} by recomputation", f"{_meta(kept)}", (node_text(node),))
+                yield Violation(
+                    f"{_shown(fresh)} by recomputation", _shown(kept), (node_text(node),)
+                )
 
 
-def _recompute(node: fx.Node) -> Tensor | None:
-    values = {n: value_of(n) for n in node.all_input_nodes}
-    if any(v is None for v in values.values()) or is_random(node):
+def _recomputed(node: fx.Node) -> Tensor | None:
+    # In an autocast range the dtype depends on what the marks switched on.
+    if is_random(node) or "autocast" in node.meta:
         return None
-    mode = next((v.fake_mode for v in values.values() if hasattr(v, "fake_mode")), None)
-    if mode is None or "autocast" in node.meta:
-        return None
-    args = cast("tuple[Any, ...]", fx.map_arg(node.args, values.__getitem__))
-    kwargs = cast("dict[str, Any]", fx.map_arg(node.kwargs, values.__getitem__))
-    with torch.no_grad(), mode:
-        if node.op == "call_method":
-            made = getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        else:
-            made = cast(Any, node.target)(*args, **kwargs)
+    try:
+        made = recompute(node)
+    except Exception as refused:  # an op may refuse its inputs with any exception
+        raise _RefusedInputs(str(refused).splitlines()[0]) from refused
     return made if isinstance(made, Tensor) else None
 
 
+class _RefusedInputs(Exception):
+    """An op does not run on the fake values of its inputs."""
+
+
 def _meta(value: Tensor) -> tuple[Any, ...]:
-    return (tuple(value.shape), value.dtype, value.device.type)
+    return (shape_of(value), value.dtype, value.device.type)
 
 
 def _v2(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
@@ -137,10 +145,22 @@ def _v2(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
             yield Violation("the same number of values from both arms", got, (node_text(cond),))
             continue
         for h, m in zip(*sides, strict=True):
-            same = isinstance(h, Tensor) and isinstance(m, Tensor) and _meta(h) == _meta(m)
-            if not same:
-                text = " and ".join(str(_meta(v)) if isinstance(v, Tensor) else str(v) for v in (h, m))
-                yield Violation("equal shape, dtype and device from both arms", text, (node_text(cond),))
+            if isinstance(h, Tensor) and isinstance(m, Tensor):
+                strides = stride_of(h) == stride_of(m) or not is_static(m)
+                if _meta(h) == _meta(m) and strides:
+                    continue
+                got = f"{_shown(h)} from hit, {_shown(m)} from miss"
+            else:
+                got = f"{type(h).__name__} from hit, {type(m).__name__} from miss"
+            yield Violation(
+                "equal shape, stride, dtype and device from both arms", got, (node_text(cond),)
+            )
+
+
+def _shown(value: Tensor) -> str:
+    text = type_text(shape_of(value), value.dtype)
+    stride = "" if is_dense(value) else f" stride {stride_of(value)}"
+    return f"{text}{stride} on {value.device.type}"
 
 
 def _v3(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
@@ -152,20 +172,21 @@ def _v3(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
             if step in schedule.computed:
                 continue
             used = max((k + 1 for k, w in enumerate(row) if w != 0.0), default=0)
-            written = sum(c < step for c in schedule.computed)
+            done = sum(c < step for c in schedule.computed)
             depth = held.get(schedule.region, schedule.history)
-            if used > min(written, depth):
-                got = f"step {step} of {schedule.region} reads {used}, {written} written, slot x{depth}"
+            if used > min(done, depth):
+                where = f"step {step} of {schedule.region}"
+                got = f"{where} reads {used}, {done} written, slot x{depth}"
                 yield Violation("a forecast reads no more entries than were written", got)
 
 
 def _v4(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
-    written: Counter[str] = Counter()
+    writes: Counter[str] = Counter()
     for module in (graph.module, *(miss for _, (_, miss) in _conds(graph))):
         for node in module.graph.nodes:
             if node.target is cache_write:
-                written[str(cast(fx.Node, node.args[0]).meta["slot"])] += 1
-    for slot, count in written.items():
+                writes[str(cast(fx.Node, node.args[0]).meta["slot"])] += 1
+    for slot, count in writes.items():
         if count > 1:
             yield Violation(f"one write of ${slot} in a step", f"{count} writes")
     for variant in graph.variants:
@@ -176,21 +197,24 @@ def _v4(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
 
 def _v5(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     modules = [v.module for v in graph.variants]
+    held = {InputKind.SLOT: "a slot", InputKind.HOISTED: "a hoisted value"}
     for module in modules + [arm for _, arms in _conds(graph) for arm in arms]:
-        for node in output_node(module.graph).all_input_nodes:
-            root = _storage_root(node)
-            if kind_of(root) is InputKind.SLOT:
-                line = node_text(node) if node.op != "placeholder" else node.name
-                yield Violation("outputs that own their storage", f"%{node.name} is a view of a slot", (line,))
+        arm = module not in modules
+        for node in flat_nodes(_results(module, arm)):
+            for root in storage_roots(node):
+                owner = held.get(cast(InputKind, kind_of(root)))
+                # An arm may yield a view of what a prologue made; only a user could write to it.
+                if owner is None or (arm and kind_of(root) is not InputKind.SLOT):
+                    continue
+                line = node_text(node) if node.op != "placeholder" else f"return %{node.name}"
+                got = f"%{node.name} is a view of {owner}"
+                yield Violation("outputs that own their storage", got, (line,))
 
 
-def _storage_root(node: fx.Node) -> fx.Node:
-    while node.op != "placeholder" and node.args and isinstance(node.args[0], fx.Node):
-        views = VIEW_METHODS if node.op == "call_method" else VIEW_FUNCTIONS
-        if node.target not in views:
-            break
-        node = node.args[0]
-    return node
+def _results(module: fx.GraphModule, arm: bool) -> Any:
+    """What the caller gets: an arm yields it, a variant returns it beside the values to write."""
+    returned = output_node(module.graph).args[0]
+    return returned if arm else cast("tuple[Any, ...]", returned)[0]
 
 
 def _v6(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
@@ -212,10 +236,12 @@ def _v6(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
 def _v7(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     for _, (_, miss) in _conds(graph):
         for node in miss.graph.nodes:
-            mark = getattr(node.target, "__name__", "") in AUTOCAST
-            mutates = node.op.startswith("call") and node.is_impure() and node.target is not cache_write
-            if is_random(node) or (mutates and not mark):
-                yield Violation("no random draw or mutation in a cached region", node.name, (node_text(node),))
+            own = node.target is cache_write or is_autocast_mark(node)
+            impure = node.op.startswith("call") and (node.is_impure() or bool(written(node)))
+            if is_random(node) or (impure and not own):
+                yield Violation(
+                    "no random draw or mutation in a cached region", node.name, (node_text(node),)
+                )
 
 
 def _v8(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
@@ -232,8 +258,11 @@ def _v8(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
         for arg in node.all_input_nodes:
             floor |= depends_of(arg)
         if node.op.startswith("call") and floor.rank > depends_of(node).rank:
-            got = f"%{node.name} is tagged {depends_of(node).stability}, its inputs are {floor.stability}"
-            yield Violation("no path from what varies into a stabler class", got, (node_text(node),))
+            tag = depends_of(node).stability
+            got = f"%{node.name} is tagged {tag}, its inputs are {floor.stability}"
+            yield Violation(
+                "no path from what varies into a stabler class", got, (node_text(node),)
+            )
 
 
 def _v9(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
@@ -246,9 +275,9 @@ def _v10(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     modules = [v.module for v in graph.variants] + [m for _, arms in _conds(graph) for m in arms]
     for module in modules:
         for node in module.graph.nodes:
-            name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
-            if node.op.startswith("call") and name in SYNCS:
-                yield Violation("no host synchronisation in a cached region", name, (node_text(node),))
+            if is_sync(node):
+                got = op_base(node)
+                yield Violation("no host wait in a cached region", got, (node_text(node),))
 
 
 def _v11(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
@@ -269,7 +298,7 @@ def _v11(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
 Rule = Callable[[StepGraph, PassContext], Iterator[Violation]]
 RULES: dict[str, tuple[str, Rule]] = {
     "V1": ("graph lint and recomputed shapes agree", _v1),
-    "V2": ("both arms of a cond yield equal shape and dtype", _v2),
+    "V2": ("both arms of a cond yield equal shape, stride and dtype", _v2),
     "V3": ("every forecast is preceded by enough writes", _v3),
     "V4": ("one writer per slot per step", _v4),
     "V5": ("no new aliasing between outputs and slots", _v5),
@@ -280,10 +309,3 @@ RULES: dict[str, tuple[str, Rule]] = {
     "V10": ("no host sync in a captured region", _v10),
     "V11": ("the plan covers the step grid exactly", _v11),
 }
-
-
-def all_values(graph: StepGraph) -> Iterator[fx.Node]:
-    """Every node of every module that the step holds."""
-    for module in _modules(graph):
-        for node in module.graph.nodes:
-            yield from flat_nodes(node)

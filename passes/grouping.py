@@ -1,0 +1,66 @@
+"""Order a graph so that chosen sets of nodes stand together."""
+
+from __future__ import annotations
+
+import heapq
+
+from torch import fx
+
+from .base import PassError
+from .effects import is_autocast_mark, is_random
+from .ir import Region
+
+
+def ordered_groups(graph: fx.Graph, owner: dict[str, Region]) -> list[list[fx.Node]]:
+    """The graph's calls in a topological order in which each scheduled region is contiguous.
+
+    `owner` maps node names to their scheduled region. Autocast ranges stay whole as well, and
+    random draws in their order. Among ready groups the earliest in graph order goes first, so that
+    an untouched graph keeps its order. Raises PassError where two regions need each other.
+    """
+    calls = [n for n in graph.nodes if n.op not in ("placeholder", "output")]
+    group_of: dict[fx.Node, int] = {}
+    groups: list[list[fx.Node]] = []
+    index: dict[object, int] = {}
+    for node in calls:
+        region = owner.get(node.name)
+        span = node.meta.get("autocast")
+        key: object = node
+        if region is not None:
+            key = ("region", region.name)
+        elif span is not None:
+            key = ("autocast", span)
+        if key not in index:
+            index[key] = len(groups)
+            groups.append([])
+        group_of[node] = index[key]
+        groups[index[key]].append(node)
+    waiting: list[set[int]] = []
+    effect: int | None = None
+    for i, group in enumerate(groups):
+        needs = {group_of[a] for n in group for a in n.all_input_nodes if a in group_of}
+        # Draws follow one another as traced: each moves the generator on.
+        if any(is_random(n) or (n.is_impure() and not is_autocast_mark(n)) for n in group):
+            needs |= set() if effect is None else {effect}
+            effect = i
+        waiting.append(needs - {i})
+    readers: list[list[int]] = [[] for _ in groups]
+    for i, needs in enumerate(waiting):
+        for j in needs:
+            readers[j].append(i)
+    ready = [i for i, needs in enumerate(waiting) if not needs]
+    heapq.heapify(ready)
+    result: list[list[fx.Node]] = []
+    while ready:
+        i = heapq.heappop(ready)
+        result.append(groups[i])
+        for j in readers[i]:
+            waiting[j].discard(i)
+            if not waiting[j]:
+                heapq.heappush(ready, j)
+    if len(result) != len(groups):
+        raise PassError(
+            "insert-cache: the scheduled regions depend on each other in a circle; "
+            "schedule regions that are connected subgraphs"
+        )
+    return result

@@ -1,0 +1,71 @@
+"""Sizes without guards.
+
+Under `torch.compile(dynamic=True)` a size is a SymInt, and `int(size)` or `size == 4` makes Dynamo
+specialise the whole program to that size. Passes want a size only to weigh or to compare; these
+helpers read the hint (the size that was traced) and leave no guard behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Size = int | torch.SymInt
+
+
+def hint(size: Size) -> int:
+    """The traced size; 0 for one that only running the program can tell."""
+    if not isinstance(size, torch.SymInt):
+        return int(size)
+    known = size.node.hint
+    return 0 if known is None else int(known)
+
+
+def hints(sizes: Iterable[Size]) -> tuple[int, ...]:
+    """The traced sizes."""
+    return tuple(hint(s) for s in sizes)
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """The traced shape of a tensor, () for anything else."""
+    return hints(value.shape) if isinstance(value, Tensor) else ()
+
+
+def stride_of(value: Tensor) -> tuple[int, ...]:
+    """The traced strides of a strided tensor."""
+    return hints(value.stride())
+
+
+def numel_of(value: Tensor) -> int:
+    """Number of elements at the traced shape."""
+    count = 1
+    for size in value.shape:
+        count *= hint(size)
+    return count
+
+
+def tensor_bytes(value: Any) -> int:
+    """Bytes of a (fake) tensor at the traced shape, or of all tensors in a tuple."""
+    if isinstance(value, Tensor):
+        return numel_of(value) * value.element_size()
+    if isinstance(value, (tuple, list)):
+        return sum(tensor_bytes(v) for v in value)
+    return 0
+
+
+def is_static(value: Tensor) -> bool:
+    """Whether no size of the tensor is symbolic."""
+    return not any(isinstance(s, torch.SymInt) for s in value.shape)
+
+
+def is_dense(value: Tensor) -> bool:
+    """Whether the traced layout is the contiguous one; sizes of one may have any stride."""
+    expected = 1
+    for size, stride in zip(reversed(shape_of(value)), reversed(stride_of(value)), strict=True):
+        if size > 1 and stride != expected:
+            return False
+        expected *= max(size, 1)
+    return True
