@@ -1,0 +1,1 @@
+"""Measurements of ditcache, made from outside: this folder imports it as a user would."""
