@@ -169,7 +169,7 @@ def score(left: Array, gram: Array, c: Array) -> Array | float:
     data minus noise). Where that vanishes, the sum of the single contributions is used.
     """
     reference = reference_power(gram, c)
-    square = np.einsum("...s,st,...t->...", left, gram, left)
+    square = np.sum((left @ gram) * left, axis=-1)
     return np.sqrt(np.maximum(square, 0.0) / reference)
 
 

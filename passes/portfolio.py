@@ -230,7 +230,7 @@ def _merit(trace: Trace, gram: Array, c: Array) -> Array:
     The end is what one wants small. Errors on the way matter too, because the model is then called
     on a sample that is off by that much and answers for another trajectory.
     """
-    final = np.einsum("ps,st,pt->p", trace.error, gram, trace.error)
+    final = np.sum((trace.error @ gram) * trace.error, axis=1)
     merit = (np.maximum(final, 0.0) + PASSING * trace.passing) / reference_power(gram, c)
     return np.where(np.isfinite(merit), merit, np.inf)
 

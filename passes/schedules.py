@@ -98,7 +98,7 @@ def balanced(gram: Array, c: Array, n: int, *, power: float, last: bool = True) 
     for step in range(1, steps - 1):
         difference[step, step - 1 : step + 2] = (1.0, -2.0, 1.0)
     difference[0], difference[-1] = difference[1], difference[-2]
-    bend = np.sqrt(np.maximum(np.einsum("ts,su,tu->t", difference, gram, difference), 0.0))
+    bend = np.sqrt(np.maximum(np.sum((difference @ gram) * difference, axis=1), 0.0))
     density = (bend * np.abs(c)) ** power
     # A floor keeps every gap finite where the outputs happen to be straight.
     density += 0.05 * density.mean() + np.finfo(np.float64).tiny
