@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
         # typer's own complaints about options; their class depends on where typer keeps click.
         if not hasattr(error, "format_message"):
             raise
-        message = f"{error.format_message()}; see ditcache --help"  # pyright: ignore[reportAttributeAccessIssue]
+        message = f"{error.format_message().rstrip('.')}; try --help"  # pyright: ignore[reportAttributeAccessIssue]
     print(f"ditcache: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
