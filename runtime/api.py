@@ -43,10 +43,10 @@ def calibrate(
     pipelines.install()
     session = session_of(model, create=True)
     assert session is not None
-    before = (session.enabled, session.record_kinds, session.sketch_width, session.plans)
+    before = (session.enabled, session.record_kinds, session.sketch_width)
     session.end_all()
     session.clock.restart()
-    session.enabled, session.plans = True, []
+    session.enabled = True
     session.record_kinds = tuple(dict.fromkeys(("denoiser", *regions)))
     session.sketch_width = 0 if exact else SKETCH_WIDTH
     _rebuild(session, before[1])
@@ -62,8 +62,7 @@ def calibrate(
     finally:
         session.collected = None
         recorded = session.record_kinds
-        session.enabled, session.record_kinds, session.sketch_width, plans = before
-        session.plans = plans or session.plans
+        session.enabled, session.record_kinds, session.sketch_width = before
         _rebuild(session, recorded)
 
 

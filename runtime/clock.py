@@ -8,18 +8,28 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from . import scope
 
 MAX_TRACKS = 16  # threads that came and went; explicit generations are dropped at their end
+MAX_BRANCHES = 8
+GLIMPSE = 256  # entries of the latents that are compared from step to step
+RELATED = 0.5  # cosine; a sampler's own steps stay above 0.8, other seeds come near 0
+TOO_MANY_CALLS = "more calls than timesteps"
+CONDITION_CHANGED = "a condition changed"
+
+Glimpse = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Moment:
     """Where one call stands. `track` is a thread or an explicit generation, `serial` counts the
     generations in it, `step` the denoising steps from 0; `timestep` is as the model saw it.
+    `cause` says why a generation began with this call, "" if none did.
     """
 
     track: Hashable
@@ -27,7 +37,12 @@ class Moment:
     branch: str
     step: int
     timestep: float
-    starts: bool  # the first call of its generation
+    cause: str = ""
+
+    @property
+    def starts(self) -> bool:
+        """Whether this is the first call of its generation."""
+        return bool(self.cause)
 
 
 @dataclass
@@ -40,20 +55,30 @@ class Track:
     direction: int = 0
     called: dict[str, Seen] = field(default_factory=dict[str, "Seen"])  # in this step
     conditions: dict[str, tuple[Seen, ...]] = field(default_factory=dict[str, "tuple[Seen, ...]"])
+    latents: dict[str, Latents] = field(default_factory=dict[str, "Latents"])  # latest, by branch
+
+    def begin(self) -> None:
+        """A new generation: nothing is known of it yet."""
+        self.serial += 1
+        self.step, self.timestep, self.direction = -1, None, 0
+        self.called, self.conditions, self.latents = {}, {}, {}
 
 
 class Seen:
     """A value as it was when seen: tells later whether another one is the same.
 
     Keeps the tensor alive, so that an address cannot be taken for another tensor's; a tensor that
-    was written to since is no longer the same.
+    was written to since is no longer the same. Inference tensors count no writes: some of their
+    entries are kept to compare.
     """
 
-    __slots__ = ("value", "version")
+    __slots__ = ("glimpse", "value", "version")
 
     def __init__(self, value: Any) -> None:
         self.value = value
         self.version = version_of(value)
+        unversioned = isinstance(value, Tensor) and value.is_inference()
+        self.glimpse = glimpse(value) if unversioned else None
 
     def same(self, other: Any) -> bool:
         """Whether `other` holds what was seen: the same object unchanged, or equal values."""
@@ -62,11 +87,52 @@ class Seen:
             return type(mine) is type(other) and bool(mine == other)
         if version_of(mine) != self.version:
             return False
+        if self.glimpse is not None and not np.array_equal(self.glimpse, glimpse(mine)):
+            return False
         if mine is other:
             return True
         if mine.shape != other.shape or mine.dtype != other.dtype or mine.device != other.device:
             return False
-        return mine.data_ptr() == other.data_ptr() or torch.equal(mine, other)
+        if mine.data_ptr() == other.data_ptr() and mine.stride() == other.stride():
+            return True
+        return torch.equal(mine, other)
+
+
+class Latents:
+    """What the latents of a call looked like: enough to tell whether later ones stem from them.
+
+    A sampler changes its latents a little at each step, while the latents of another generation
+    are other noise: that shows in a few hundred entries, which is what keeps two generations that
+    share a thread and a prompt apart. Reading them from a CUDA tensor waits for the device, as
+    reading the timestep does.
+    """
+
+    __slots__ = ("entries", "kind", "norm")
+
+    def __init__(self, value: Any) -> None:
+        tensor = isinstance(value, Tensor)
+        self.kind = (value.shape, value.dtype, value.device) if tensor else None
+        self.entries = glimpse(value) if tensor else None
+        self.norm = 0.0 if self.entries is None else float(self.entries @ self.entries) ** 0.5
+
+    def leads_to(self, later: Latents) -> bool:
+        """Whether a sampler can have made `later`, of equal shape, from these."""
+        if self.entries is None or later.entries is None:
+            return True
+        product = float(self.entries @ later.entries)
+        return product >= RELATED * self.norm * later.norm  # false for NaN
+
+
+def glimpse(value: Tensor) -> Glimpse:
+    """Some of a tensor's entries, evenly spread, as fp32 on the host."""
+    flat = value.detach().reshape(-1)
+    stride = flat.numel() // GLIMPSE | 1  # odd: an even one would meet few channels
+    picked = flat[::stride]
+    return picked.to("cpu", torch.float32).numpy() if not picked.is_complex() else _parts(picked)
+
+
+def _parts(value: Tensor) -> Glimpse:
+    return torch.view_as_real(value).reshape(-1).to("cpu", torch.float32).numpy()
 
 
 def version_of(value: Any) -> int:
@@ -80,46 +146,45 @@ class Clock:
     """Tells the moment of each call from scopes, timesteps and the identity of the inputs.
 
     A step begins where the timestep moves on in the generation's direction; a generation where it
-    jumps back, where a branch is called twice at one timestep with other latents, or where the
-    conditions of a branch change. Two calls at one timestep on the same latents are guidance
-    branches. When the calls do not add up, the clock starts a new generation: the plan then finds
-    no history, and the step is computed in full.
+    jumps back, where a branch is called twice at one timestep with other latents, where the
+    conditions of a branch change, or where the latents cannot stem from those before. Two calls at
+    one timestep on the same latents are guidance branches. When the calls do not add up, the clock
+    starts a new generation: the plan then finds no history, and the step is computed in full.
     """
 
     def __init__(self) -> None:
         self._tracks: OrderedDict[Hashable, Track] = OrderedDict()
         self._lock = threading.Lock()
 
-    def tick(self, timestep: float | None, latents: Any, conditions: Sequence[Any]) -> Moment | None:
+    def tick(
+        self, timestep: float | None, latents: Any, conditions: Sequence[Any]
+    ) -> Moment | None:
         """The moment of a call; None where neither input nor scope tells the timestep."""
         explicit = scope.current_generation()
         key: Hashable = explicit if explicit is not None else threading.get_ident()
         grid = explicit.timesteps if explicit is not None else None
-        track = self._track(key)
         base = scope.current_branch() or ""
         if timestep is None:
             if grid is None:
                 return None
-            return self._count(key, track, base, grid)
-        starts = self._restarts(track, timestep, base, latents, conditions)
-        if starts:
-            track.serial += 1
-            track.step, track.timestep, track.direction = 0, timestep, 0
-            track.called, track.conditions = {}, {}
-        elif timestep != track.timestep:
-            assert track.timestep is not None
-            track.direction = 1 if timestep > track.timestep else -1
+            return self._count(key, self._track(key), base, grid)
+        track = self._track(key)
+        now = Latents(latents)
+        name, cause = _place(track, timestep, base, latents, now, conditions, explicit is not None)
+        if cause:
+            track.begin()
+            name = base
+        if timestep != track.timestep:
+            if track.timestep is not None:
+                track.direction = 1 if timestep > track.timestep else -1
             track.step += 1
             track.timestep = timestep
             track.called = {}
-        name, i = base, 0
-        while name in track.called:  # the same branch again on the same latents: one of its own
-            i += 1
-            name = f"{base}#{i}"
         track.called[name] = Seen(latents)
+        track.latents[name] = now
         if name not in track.conditions:
             track.conditions[name] = tuple(Seen(c) for c in conditions)
-        return Moment(key, track.serial, name, track.step, timestep, starts)
+        return Moment(key, track.serial, name, track.step, timestep, cause)
 
     def forget(self, key: Hashable) -> None:
         """Drop a track, e.g. of an explicit generation that has ended."""
@@ -131,7 +196,7 @@ class Clock:
         with self._lock:
             for track in self._tracks.values():
                 track.timestep, track.step = None, -1
-                track.called, track.conditions = {}, {}
+                track.called, track.conditions, track.latents = {}, {}, {}
 
     def _track(self, key: Hashable) -> Track:
         with self._lock:
@@ -147,34 +212,62 @@ class Clock:
     @staticmethod
     def _count(key: Hashable, track: Track, name: str, grid: tuple[float, ...]) -> Moment:
         """A model without a timestep input, inside an explicit generation: one call, one step."""
-        starts = track.step < 0 or (name in track.called and track.step + 1 >= len(grid))
-        if starts:
-            track.serial, track.step, track.called = track.serial + 1, 0, {}
+        cause = ""
+        if track.step < 0:
+            track.begin()
+            track.step, cause = 0, "first call"
+        elif name in track.called and track.step + 1 >= len(grid):
+            # One scope is one loop. What is called more often (a block compiled by itself, say) is
+            # no denoising step, and nothing of it may be forecast.
+            track.begin()
+            track.step, cause = 0, TOO_MANY_CALLS
         elif name in track.called:
             track.step += 1
             track.called = {}
         track.called[name] = Seen(None)
         track.timestep = grid[track.step]
-        return Moment(key, track.serial, name, track.step, grid[track.step], starts)
+        return Moment(key, track.serial, name, track.step, grid[track.step], cause)
 
-    @staticmethod
-    def _restarts(
-        track: Track, timestep: float, base: str, latents: Any, conditions: Sequence[Any]
-    ) -> bool:
-        if track.timestep is None:
-            return True
-        if timestep == track.timestep:
-            before = track.called.get(base)
-            return before is not None and not before.same(latents)
+
+def _place(
+    track: Track,
+    timestep: float,
+    base: str,
+    latents: Any,
+    now: Latents,
+    conditions: Sequence[Any],
+    explicit: bool,
+) -> tuple[str, str]:
+    """The branch of a call, and why it begins a new generation ("" if it does not)."""
+    if track.timestep is None:
+        return base, "first call"
+    name, i = base, 0
+    if timestep == track.timestep:
+        before = track.called.get(base)
+        if before is not None and not before.same(latents):
+            return base, "other latents at one timestep"
+        while name in track.called:  # the same branch again on the same latents: one of its own
+            i += 1
+            name = f"{base}#{i}"
+        if i > MAX_BRANCHES:
+            return base, "one call over and over"
+    else:
         direction = 1 if timestep > track.timestep else -1
         if track.direction and direction != track.direction:
-            return True
-        known = track.conditions.get(base)
-        if known is None:  # a branch that joins later, as guidance over an interval does
-            return False
-        return len(known) != len(conditions) or not all(
-            k.same(c) for k, c in zip(known, conditions, strict=True)
-        )
+            return base, "the timestep went back"
+    known = track.conditions.get(name)  # None: a branch that joins later, as in interval guidance
+    if known is not None and not (
+        len(known) == len(conditions)
+        and all(k.same(c) for k, c in zip(known, conditions, strict=True))
+    ):
+        return name, CONDITION_CHANGED
+    alike = [seen for seen in track.latents.values() if seen.kind == now.kind]
+    if track.latents and not alike:
+        return name, "changed shape"
+    # Of any branch: one that was left out for a while has latents of long ago.
+    if alike and not explicit and not any(seen.leads_to(now) for seen in alike):
+        return name, "other latents"
+    return name, ""
 
 
 def read_timestep(value: Any) -> float | None:

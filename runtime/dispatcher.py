@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..passes.plan_format import Plan
@@ -10,7 +10,24 @@ from .clock import Moment
 from .recorder import Recording
 from .slots import SlotSet
 
+CHANGED_SHAPE = "changed shape"
 TOLERANCE = 0.25  # of the distance to the neighbouring step: bf16 timesteps are rounded
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Shape and dtype of what the planned region gave; several live-outs count as one vector."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def suits(self, plan: Plan) -> bool:
+        """Whether the plan was made for outputs like this one, at whatever batch size."""
+        if plan.shape is None:
+            return True
+        keep = 1 if len(self.shape) > 1 else 0
+        same = self.shape[keep:] == tuple(plan.shape[keep:]) and len(self.shape) == len(plan.shape)
+        return same and plan.dtype in (None, self.dtype)
 
 
 @dataclass
@@ -20,9 +37,12 @@ class GenerationState:
     serial: int
     seen: list[float] = field(default_factory=list[float])
     plan: Plan | None = None
+    sign: int = 1  # -1 where the model's time rises, which plans hold negated
     offset: int = 0  # plan step of the generation's first step; not 0 for image-to-image
     slots: dict[str, SlotSet] = field(default_factory=dict[str, SlotSet])
+    sample: Sample | None = None  # None until the first step has computed
     recording: Recording | None = None
+    short: bool = False  # whether the generation before had one step only
     full: str | None = None  # why the rest of the generation is computed in full
 
 
@@ -49,9 +69,9 @@ def decide(
         return Decision(None, moment.step, {}, state.full)
     if not plans:
         return Decision(None, moment.step, {})
-    if not _on_grid(state, moment, plans):
-        detail = f"t={moment.timestep:g} at step {moment.step} is on no plan's grid."
-        return Decision(None, moment.step, {}, "unknown step", detail)
+    if (missed := _bind(state, plans)) is not None:
+        reason, detail = missed
+        return Decision(None, moment.step, {}, reason, detail)
     plan = state.plan
     assert plan is not None
     step = moment.step + state.offset
@@ -81,19 +101,38 @@ def _history(slots: SlotSet | None, region: str) -> list[int]:
     return []
 
 
-def _on_grid(state: GenerationState, moment: Moment, plans: Sequence[Plan]) -> bool:
-    """Whether the generation so far lies on a plan's grid; binds the plan to the state."""
+def _bind(state: GenerationState, plans: Sequence[Plan]) -> tuple[str, str] | None:
+    """Bind a plan to the state, on whose grid and for whose shape the generation is so far.
+
+    Gives the reason and its detail where there is none.
+    """
     if state.plan is not None:  # bound: earlier steps were checked when they came
         last = state.offset + len(state.seen) - 1
-        if last < len(state.plan.timesteps) and _close(state.plan, last, state.seen[-1]):
-            return True
-    for plan in plans:
-        for offset in _starts(plan, state.seen[0]):
-            if _matches(plan, offset, state.seen):
-                state.plan, state.offset = plan, offset
-                return True
+        time = state.sign * state.seen[-1]
+        if last < len(state.plan.timesteps) and _close(state.plan, last, time):
+            return None
+    shape: Plan | None = None
+    for plan, sign in _signed(plans):
+        seen = [sign * t for t in state.seen]
+        for offset in _starts(plan, seen[0]):
+            if _matches(plan, offset, seen):
+                if state.sample is None or state.sample.suits(plan):
+                    state.plan, state.sign, state.offset = plan, sign, offset
+                    return None
+                shape = plan
     state.plan = None
-    return False
+    if shape is not None:
+        text = f"The plan is for {shape.dtype}{list(shape.shape or ())}, the model gives"
+        return CHANGED_SHAPE, f"{text} {state.sample}."
+    step, timestep = len(state.seen) - 1, state.seen[-1]
+    return "unknown step", f"t={timestep:g} at step {step} is on no plan's grid."
+
+
+def _signed(plans: Sequence[Plan]) -> Iterator[tuple[Plan, int]]:
+    for plan in plans:
+        yield plan, 1
+        if plan.timesteps[0] <= 0.0:
+            yield plan, -1
 
 
 def _starts(plan: Plan, timestep: float) -> list[int]:

@@ -12,10 +12,11 @@ from ..passes import pipeline
 from ..passes.base import PassContext, PassError
 from ..passes.ir import InputKind, StepGraph, kind_of, placeholders
 from ..passes.plan_format import Plan
+from ..passes.verifier import VerifyError
 from . import dispatcher
 from .clock import Moment, read_timestep
 from .config import Config
-from .dispatcher import Decision, GenerationState
+from .dispatcher import Decision, GenerationState, Sample
 from .program import Program
 from .session import Session
 from .slots import SlotSet
@@ -37,10 +38,13 @@ class StepExecutor:
         self._names = [n.name for n in inputs]
         self._timestep = _only(kinds, InputKind.TIMESTEP)
         self._latents = _only(kinds, InputKind.LATENTS)
-        self._conditions = [i for i, k in enumerate(kinds) if k is InputKind.CONDITION]
+        # Numbers too: one that steers the model may not change within a generation either.
+        wanted = (InputKind.CONDITION, InputKind.SCALAR)
+        self._conditions = [i for i, k in enumerate(kinds) if k in wanted]
         self._programs: dict[int, tuple[Plan | None, Program]] = {}
-        self._refused: set[int] = set()
+        self._refused: dict[int, tuple[Plan, str]] = {}
         self._rows: dict[tuple[int, str, int, int], Tensor] = {}
+        self._checked: tuple[Any, int] | None = None  # the generation that weights were checked in
         self._macs = graph.region("denoiser").macs if graph.regions else 0
         self._macs += self.program(None).hoisted_macs
         session.hoisted_bytes.append(self._hoisted_bytes)
@@ -54,9 +58,10 @@ class StepExecutor:
         session = self.session
         session.stats.calls += 1
         session.stats.macs_uncached += self._macs
+        moment = self._moment(args)
+        self._check_weights(moment)
         if not session.enabled:
             return self._full(args)
-        moment = self._moment(args)
         if moment is None:
             session.stats.fall_back(
                 "no timestep",
@@ -66,17 +71,20 @@ class StepExecutor:
             return self._full(args)
         state = session.state(moment)
         slots = state.slots.setdefault(moment.branch, SlotSet())
-        decision = dispatcher.decide(state, moment, slots, session.plans)
+        decision = dispatcher.decide(state, moment, slots, session.active_plans)
         if decision.reason is not None:
             session.stats.fall_back(decision.reason, decision.detail)
-        if decision.plan is not None and id(decision.plan) not in self._refused:
-            return self._planned(args, moment, state, slots, decision)
-        return self._full(args, moment, state)
+        if decision.plan is None or self._refuses(decision.plan):
+            return self._full(args, moment, state)
+        return self._planned(args, moment, state, slots, decision)
 
     # Ways to run -----------------------------------------------------------------------------
 
     def _full(
-        self, args: Sequence[Any], moment: Moment | None = None, state: GenerationState | None = None
+        self,
+        args: Sequence[Any],
+        moment: Moment | None = None,
+        state: GenerationState | None = None,
     ) -> Any:
         """Compute everything; hand the regions' outputs to the recording, if there is one."""
         program = self.program(None)
@@ -98,12 +106,7 @@ class StepExecutor:
     ) -> Any:
         plan = decision.plan
         assert plan is not None
-        try:
-            program = self.program(plan)
-        except PassError as refused:
-            self._refused.add(id(plan))
-            self.session.stats.fall_back("the plan does not fit this graph", str(refused))
-            return self._full(args, moment, state)
+        program = self.program(plan)
         modes = tuple(name in decision.rows for name in program.scheduled)
         if not program.has(modes):
             modes = program.full
@@ -127,16 +130,17 @@ class StepExecutor:
             if state.recording is not None:
                 latents = args[self._latents] if self._latents is not None else None
                 state.recording.add(moment, latents, _by_region(values, program))
-        self._push(plan, program, state, slots, decision.step, values)
+        if values:
+            self._keep(program, moment, state, slots, decision, values)
         return outputs
 
-    def _push(
+    def _keep(
         self,
-        plan: Plan,
         program: Program,
+        moment: Moment,
         state: GenerationState,
         slots: SlotSet,
-        step: int,
+        decision: Decision,
         values: dict[str, Tensor],
     ) -> None:
         """Write the computed values of planned steps into their slots.
@@ -144,19 +148,26 @@ class StepExecutor:
         A step that computes against the plan leaves the slots as they are: the rows that follow
         were solved for the planned history.
         """
-        planned = {s.region for s in plan.regions if step in s.computed}
+        plan = decision.plan
+        assert plan is not None
+        if state.sample is None:
+            state.sample = _sample(values, program, plan.regions[0].region)
+            if state.sample is not None and not state.sample.suits(plan):
+                # Only now is it known; perhaps there is a plan for this shape on the same grid.
+                state.plan = None
+                decision = dispatcher.decide(state, moment, None, self.session.active_plans)
+                plan = decision.plan
+                if plan is None:
+                    self.session.stats.fall_back(decision.reason or "", decision.detail)
+                if plan is None or self._refuses(plan):
+                    return
+                program = self.program(plan)
+        planned = {s.region for s in plan.regions if decision.step in s.computed}
         for slot, value in values.items():
-            if program.region_of[slot] not in planned:
+            if program.region_of.get(slot) not in planned:
                 continue
-            if plan.shape is not None and slot == "denoiser" and not _fits(plan, value):
-                state.full = "changed shape"
-                detail = f"The plan is for {plan.dtype}{list(plan.shape[1:])} a sample, the model gives"
-                self.session.stats.fall_back(
-                    state.full, f"{detail} {value.dtype}{list(value.shape[1:])}."
-                )
-                return
             try:
-                slots.push(slot, step, value, program.histories[slot])
+                slots.push(slot, decision.step, value, program.histories[slot])
             except torch.OutOfMemoryError:
                 slots.rings.clear()
                 state.full = "no memory for slots"
@@ -185,6 +196,30 @@ class StepExecutor:
     def forget_programs(self) -> None:
         """Drop all programs, e.g. because other regions are to be recorded."""
         self._programs.clear()
+        self._refused.clear()
+        self._rows.clear()
+
+    def _refuses(self, plan: Plan) -> bool:
+        """Whether a plan does not fit this graph; counted at every call, tried once."""
+        known = self._refused.get(id(plan))
+        if known is None:
+            try:
+                self.program(plan)
+                return False
+            except PassError as refused:
+                known = self._refused[id(plan)] = (plan, str(refused))
+            except VerifyError as broken:
+                known = self._refused[id(plan)] = (plan, f"Internal error, please report: {broken}")
+        self.session.stats.fall_back("the plan does not fit this graph", known[1])
+        return True
+
+    def _check_weights(self, moment: Moment | None) -> None:
+        """Once in a generation: weights written to through `.data` count no version."""
+        now = None if moment is None else (moment.track, moment.serial)
+        if now is None or now != self._checked:
+            for _, program in self._programs.values():
+                program.revalidate()
+            self._checked = now
 
     def _moment(self, args: Sequence[Any]) -> Moment | None:
         timestep = read_timestep(args[self._timestep]) if self._timestep is not None else None
@@ -226,10 +261,13 @@ def _only(kinds: Sequence[InputKind | None], kind: InputKind) -> int | None:
     return next((i for i, k in enumerate(kinds) if k is kind), None)
 
 
-def _fits(plan: Plan, value: Tensor) -> bool:
-    assert plan.shape is not None
-    dtype = str(value.dtype).removeprefix("torch.")
-    return tuple(value.shape[1:]) == tuple(plan.shape[1:]) and plan.dtype in (None, dtype)
+def _sample(values: dict[str, Tensor], program: Program, region: str) -> Sample | None:
+    """What the planned region gave, as a recording of it would say; None if it was forecast."""
+    parts = [v for slot, v in values.items() if program.region_of[slot] == region]
+    if not parts:
+        return None
+    shape = tuple(parts[0].shape) if len(parts) == 1 else (sum(p.numel() for p in parts),)
+    return Sample(shape, str(parts[0].dtype).removeprefix("torch."))
 
 
 def _by_region(values: dict[str, Tensor], program: Program) -> dict[str, Tensor]:
@@ -241,4 +279,3 @@ def _by_region(values: dict[str, Tensor], program: Program) -> dict[str, Tensor]
         region: parts[0] if len(parts) == 1 else torch.cat([p.reshape(-1) for p in parts])
         for region, parts in groups.items()
     }
-

@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..passes.ir import tensor_bytes
-from .clock import version_of
+from .clock import glimpse, version_of
 
 BY_VALUE_BYTES = 64 * 1024  # smaller CPU tensors are told apart by content, larger by identity
 
 
 @dataclass
 class Entry:
-    """Results of one run, with the inputs kept alive so that their identity stays theirs."""
+    """Results of one run. Inputs known by identity are held weakly: when one dies, so does the
+    entry, and its address cannot be taken for another tensor's.
+    """
 
-    inputs: tuple[Any, ...]
     values: tuple[Tensor, ...]
     nbytes: int
+    token: object  # tells entries apart without holding them
+    inputs: list[weakref.ref[Tensor]] = field(default_factory=list[weakref.ref[Tensor]])
 
 
 class PrologueMemo:
     """Remembers a prologue's results by its inputs, least recently used first out.
 
-    Weights and large tensors are known by address, shape and in-place version, small CPU tensors
-    and numbers by content. Anything else that cannot be keyed (a tensor without a version counter)
-    makes the prologue run again: slower, never stale.
+    Weights and large tensors are known by identity, address, layout and in-place version, small
+    CPU tensors and numbers by content. Anything else that cannot be keyed (a tensor without a
+    version counter) makes the prologue run again: slower, never stale. Results are the memo's own
+    storage; who hands one out must copy it (`owns`).
     """
 
     def __init__(self, run: Callable[..., Any], budget: int) -> None:
         self._run = run
         self._budget = budget
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
+        self._weights: dict[int, tuple[weakref.ref[Tensor], bytes]] = {}
+        self._lock = threading.RLock()  # weak references may die, and call back, at any time
         self.nbytes = 0
 
     def get(self, inputs: Sequence[Any]) -> tuple[tuple[Tensor, ...], bool]:
@@ -44,24 +52,75 @@ class PrologueMemo:
         key = _key(inputs)
         if key is None:
             return tuple(self._run(*inputs)), False
-        entry = self._entries.get(key)
-        if entry is not None:
-            self._entries.move_to_end(key)
-            return entry.values, True
-        values = tuple(self._run(*inputs))
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries.move_to_end(key)
+                return entry.values, True
+        values = _unshared(self._run(*inputs), inputs)
         size = sum(tensor_bytes(v) for v in values)
         if size <= self._budget:
-            self._entries[key] = Entry(tuple(inputs), values, size)
-            self.nbytes += size
-            while self.nbytes > self._budget:
-                _, old = self._entries.popitem(last=False)
-                self.nbytes -= old.nbytes
+            self._put(key, Entry(values, size, object()), inputs)
         return values, False
+
+    def revalidate(self) -> None:
+        """Forget everything if weights were written through `.data`, which counts no version.
+
+        Compares a few entries of each weight; merging an adapter changes all of them.
+        """
+        with self._lock:
+            known = [(ref(), seen) for ref, seen in self._weights.values()]
+        if any(w is not None and glimpse(w).tobytes() != seen for w, seen in known):
+            self.clear()
 
     def clear(self) -> None:
         """Forget everything."""
-        self._entries.clear()
-        self.nbytes = 0
+        with self._lock:
+            self._entries.clear()
+            self._weights.clear()
+            self.nbytes = 0
+
+    def _put(self, key: Hashable, entry: Entry, inputs: Iterable[Any]) -> None:
+        token = entry.token  # the callback must not hold the entry: a cycle would outlive eviction
+        memo = weakref.ref(self)
+
+        def drop(_: object) -> None:
+            if (alive := memo()) is not None:
+                alive._drop(key, token)
+
+        with self._lock:
+            for value in inputs:
+                if not isinstance(value, Tensor) or _by_value(value):
+                    continue
+                entry.inputs.append(weakref.ref(value, drop))
+                if isinstance(value, torch.nn.Parameter) and id(value) not in self._weights:
+                    seen = glimpse(value).tobytes()
+                    self._weights[id(value)] = (weakref.ref(value), seen)
+            if key in self._entries:  # another thread was faster
+                return
+            self._entries[key] = entry
+            self.nbytes += entry.nbytes
+            while self.nbytes > self._budget:
+                _, old = self._entries.popitem(last=False)
+                self.nbytes -= old.nbytes
+
+    def _drop(self, key: Hashable, token: object) -> None:
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None and entry.token is token:
+                del self._entries[key]
+                self.nbytes -= entry.nbytes
+
+
+def storages(values: Iterable[Any]) -> set[int]:
+    """Where the tensors among `values` lie: equal addresses mean shared storage."""
+    return {v.untyped_storage().data_ptr() for v in values if isinstance(v, Tensor)}
+
+
+def _unshared(values: Iterable[Tensor], inputs: Sequence[Any]) -> tuple[Tensor, ...]:
+    """The values, copied where they are views of an input: the caller may write to that."""
+    taken = storages(inputs)
+    return tuple(v.clone() if storages([v]) & taken else v for v in values)
 
 
 def _key(inputs: Sequence[Any]) -> Hashable | None:
@@ -70,10 +129,11 @@ def _key(inputs: Sequence[Any]) -> Hashable | None:
         if not isinstance(value, Tensor):
             parts.append((type(value), value))
             continue
+        if type(value) not in (Tensor, torch.nn.Parameter):
+            return None  # a subclass may keep its data anywhere
         layout = (value.shape, value.stride(), value.dtype, value.device)
         if _by_value(value):
-            raw = value.contiguous().view(-1).view(torch.uint8) if value.numel() else value
-            parts.append((*layout, raw.numpy().tobytes()))
+            parts.append((*layout, _content(value)))
         elif value.is_inference():
             return None
         else:
@@ -81,10 +141,18 @@ def _key(inputs: Sequence[Any]) -> Hashable | None:
     return tuple(parts)
 
 
+def _content(value: Tensor) -> bytes:
+    flat = value.detach().reshape(-1)
+    if flat.stride(0) != 1:  # an expanded scalar has stride 0 and yet counts as contiguous
+        flat = torch.empty(flat.shape, dtype=flat.dtype).copy_(flat)
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
 def _by_value(value: Tensor) -> bool:
     return (
         value.device.type == "cpu"
         and not isinstance(value, torch.nn.Parameter)
-        and tensor_bytes(value) <= BY_VALUE_BYTES
-        and not value.is_complex()
+        and 0 < tensor_bytes(value) <= BY_VALUE_BYTES
+        and value.layout == torch.strided
+        and not (value.is_complex() or value.is_quantized)
     )

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from ..passes.ir import InputKind, Prologue, StepGraph, Variant, kind_of, placeholders
 from .lower import lower
-from .memo import PrologueMemo
+from .memo import PrologueMemo, storages
 from .slots import SlotSet
 from .stats import Stats
 
@@ -41,7 +41,12 @@ class Program:
     """The variants of one step graph; lowers each on first use."""
 
     def __init__(
-        self, graph: StepGraph, arguments: Sequence[str], inner: str, hoist_budget: int, stats: Stats
+        self,
+        graph: StepGraph,
+        arguments: Sequence[str],
+        inner: str,
+        hoist_budget: int,
+        stats: Stats,
     ) -> None:
         self.graph = graph
         self.scheduled = graph.scheduled
@@ -86,7 +91,9 @@ class Program:
             refs = self._refs(variant.module.graph)
             wanted = {self._owner[r.name] for r in refs if r.source == "hoisted"}
             if "step" in wanted:
-                needed = {self._owner[r.name] for r in self._memos["step"][2] if r.source == "hoisted"}
+                needed = {
+                    self._owner[r.name] for r in self._memos["step"][2] if r.source == "hoisted"
+                }
                 wanted |= needed
             order = tuple(p.name for p in self.graph.prologues if p.name in wanted)
             ready = Executable(variant, self._timed(variant.module), refs, order)
@@ -111,7 +118,14 @@ class Program:
                 macs += prologue.macs
         outputs, writes = ready.run(*self._gather(ready.inputs, args, slots, rows, hoisted))
         self._stats.macs += macs
+        if hoisted:
+            outputs = _own(outputs, storages(hoisted.values()))
         return outputs, dict(zip(ready.variant.writes, writes, strict=True))
+
+    def revalidate(self) -> None:
+        """Drop hoisted values whose weights changed unseen."""
+        for _, memo, _ in self._memos.values():
+            memo.revalidate()
 
     def _refs(self, graph: fx.Graph) -> tuple[Ref, ...]:
         refs: list[Ref] = []
@@ -153,3 +167,12 @@ class Program:
         made = lower(module, self._inner)
         self._stats.lower_seconds += time.perf_counter() - started
         return made
+
+
+def _own(value: Any, kept: set[int]) -> Any:
+    """A result without storage that the memo keeps: the caller may write into what it gets."""
+    if isinstance(value, Tensor):
+        return value.clone() if storages([value]) & kept else value
+    if isinstance(value, (tuple, list)):
+        return type(value)(_own(v, kept) for v in value)
+    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections import OrderedDict, defaultdict
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..passes.plan_format import Plan, PlanError
 from ..passes.profile import ProfileError
 from . import scope
-from .clock import MAX_TRACKS, Clock, Moment
+from .clock import MAX_TRACKS, TOO_MANY_CALLS, Clock, Moment
 from .config import Config
 from .dispatcher import GenerationState
 from .recorder import SKETCH_WIDTH, Recording, make_profile
@@ -51,6 +52,7 @@ class Session:
         self.executors: list[StepExecutor] = []
         self.hoisted_bytes: list[Callable[[], int]] = []
         self._store: PlanStore | None = None
+        self._lock = threading.RLock()
         self._states: OrderedDict[Hashable, GenerationState] = OrderedDict()
         self._recordings: defaultdict[GroupKey, list[Recording]] = defaultdict(list)
         if config.plan is not None:
@@ -98,35 +100,62 @@ class Session:
         """Whether recordings of this session turn into plans by themselves."""
         return self.enabled and self.config.profiles_itself and self.collected is None
 
+    @property
+    def active_plans(self) -> list[Plan]:
+        """The plans to run under: none while calibrating."""
+        return self.plans if self.collected is None else []
+
     def state(self, moment: Moment) -> GenerationState:
         """The generation that a moment belongs to; begins a new one where the clock says so."""
-        state = self._states.get(moment.track)
-        if state is None or state.serial != moment.serial:
-            kept: dict[str, SlotSet] = {}
-            if state is not None:
-                self._finish(state)
-                kept = state.slots
-                for slots in kept.values():
-                    slots.clear()
-            state = GenerationState(moment.serial, slots=kept)
-            if self.collected is not None or self.self_profiling:
-                state.recording = Recording(self.sketch_width)
-            self._states[moment.track] = state
-            self.stats.generations += 1
-            if isinstance(moment.track, scope.GenerationScope):
-                moment.track.on_close(self, self.end)
+        with self._lock:
+            state = self._states.get(moment.track)
+            if state is None or state.serial != moment.serial:
+                state = self._begin(moment, state)
+            self._states.move_to_end(moment.track)
             while len(self._states) > MAX_TRACKS:
                 self._finish(self._states.popitem(last=False)[1])
-        if moment.step == len(state.seen):
-            state.seen.append(moment.timestep)
+            if moment.step == len(state.seen):
+                state.seen.append(moment.timestep)
+        return state
+
+    def _begin(self, moment: Moment, before: GenerationState | None) -> GenerationState:
+        kept: dict[str, SlotSet] = {}
+        if before is not None:
+            if moment.cause == TOO_MANY_CALLS and before.recording is not None:
+                before.recording.broken = f"{TOO_MANY_CALLS} in one ditcache.generation"
+            elif len(before.seen) == 1 and before.short:
+                self.stats.say(
+                    "one step",
+                    f"two generations of one step each, ended by: {moment.cause}. If your sampler "
+                    "takes more steps than one, the calls do not look like its steps: an input "
+                    "other than latents and timestep changes between them, or the latents do not "
+                    "follow from each other. Nothing is forecast then.",
+                )
+            self._finish(before)
+            kept = before.slots
+            for slots in kept.values():
+                slots.clear()
+        state = GenerationState(moment.serial, slots=kept)
+        state.short = before is not None and len(before.seen) == 1
+        if moment.cause == TOO_MANY_CALLS:
+            state.full = TOO_MANY_CALLS
+        elif moment.step > 0:
+            state.full = "joined in mid-generation"  # its beginning was given up for other tracks
+        elif self.collected is not None or self.self_profiling:
+            state.recording = Recording(self.sketch_width)
+        self._states[moment.track] = state
+        self.stats.generations += 1
+        if isinstance(moment.track, scope.GenerationScope):
+            moment.track.on_close(self, self.end)
         return state
 
     def end(self, track: Hashable) -> None:
         """Close a track's generation: its recording counts, its slots are freed."""
-        state = self._states.pop(track, None)
-        self.clock.forget(track)
-        if state is not None:
-            self._finish(state)
+        with self._lock:
+            state = self._states.pop(track, None)
+            self.clock.forget(track)
+            if state is not None:
+                self._finish(state)
 
     def end_all(self) -> None:
         """Close every open generation."""
@@ -176,8 +205,12 @@ class Session:
         text = "none"
         if plan is not None:
             first = plan.regions[0]
-            error = "" if plan.expected_error is None else f", expected error {plan.expected_error:.2g}"
-            text = f"{plan.computed_steps} of {len(plan.timesteps)} steps, {first.forecaster}{error}"
+            error = (
+                "" if plan.expected_error is None else f", expected error {plan.expected_error:.2g}"
+            )
+            text = (
+                f"{plan.computed_steps} of {len(plan.timesteps)} steps, {first.forecaster}{error}"
+            )
         elif self.self_profiling:
             text = f"recording {self.config.profile_generations} generations first"
         return Summary(
@@ -230,7 +263,10 @@ class Registry:
         """Let all these parameters lead to the session."""
         for tensor in tensors:
             key = id(tensor)
-            self._by_id[key] = (weakref.ref(tensor, lambda _, k=key: self._by_id.pop(k, None)), session)
+            self._by_id[key] = (
+                weakref.ref(tensor, lambda _, k=key: self._by_id.pop(k, None)),
+                session,
+            )
 
 
 registry = Registry()

@@ -44,7 +44,7 @@ class Ring:
     def physical(self, row: Sequence[float]) -> list[float]:
         """Weights given newest first, in the buffer's physical order; unwritten entries get 0."""
         weights = [0.0] * self.history
-        for k, weight in enumerate(row):
+        for k, weight in enumerate(row[: len(self.steps)]):  # a longer row's zeros would wrap
             weights[(self._newest - k) % self.history] = weight
         return weights
 
