@@ -10,16 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from .base import PassContext, PassError, PassResult
-from .ir import (
-    InputKind,
-    StepGraph,
-    flat_nodes,
-    kind_of,
-    output_node,
-    placeholders,
-    source_name,
-    value_of,
-)
+from .ir import InputKind, StepGraph, flat_nodes, kind_of, output_node, placeholders, value_of
+from .names import source_name
 from .symbolic import numel_of, shape_of
 
 LATENT_NAMES = frozenset(

@@ -15,16 +15,8 @@ from torch import Tensor, fx
 from .base import PassContext, PassResult
 from .cost import annotate_macs, total_macs
 from .effects import is_random, is_sync, written
-from .ir import (
-    Depends,
-    InputKind,
-    Region,
-    StepGraph,
-    depends_of,
-    kind_of,
-    module_path,
-    value_of,
-)
+from .ir import Depends, InputKind, Region, StepGraph, depends_of, kind_of, value_of
+from .names import module_path
 from .symbolic import shape_of, tensor_bytes
 
 ADDS = (operator.add, torch.add, torch.ops.aten.add.Tensor)

@@ -159,7 +159,7 @@ def _give_value(node: fx.Node, slot: Slot, old: fx.Graph) -> None:
     set_value(node, ring)
 
 
-def _emit_cond(
+def _emit_cond(  # noqa: PLR0917
     root: fx.GraphModule,
     region: Region,
     group: Sequence[fx.Node],

@@ -247,43 +247,6 @@ def set_value(node: fx.Node, value: Any) -> None:
     node.meta["example_value"] = value
 
 
-def module_path(node: fx.Node) -> str:
-    """Dotted path of the innermost module that the node came from, "" for the root."""
-    stack = node.meta.get("nn_module_stack")
-    if not stack:
-        return ""
-    path = next(reversed(stack.values()))[0]
-    return clean_path(path)
-
-
-def clean_path(source: str) -> str:
-    """Dynamo's source text of a module as a plain dotted path.
-
-    `L['self']._modules['blocks']._modules['0'].attn` becomes `blocks.0.attn`.
-    """
-    for noise in ("__dict__", "_modules", "_parameters", "_buffers"):
-        source = source.replace(noise, "")
-    text = source.replace("['", ".").replace("']", ".").replace("[", ".").replace("]", ".")
-    parts = [p for p in text.split(".") if p]
-    if parts and parts[0] in ("L", "G"):
-        parts = parts[1:]
-    if parts and parts[0] in ("self", "fn", "mod", "model", "args", "kwargs", "_orig_mod"):
-        parts = parts[1:]
-    return ".".join(p for p in parts if p != "_orig_mod")
-
-
-def source_name(node: fx.Node) -> str:
-    """Where a placeholder comes from, as a dotted path: `hidden_states`, `blocks.0.attn.weight`."""
-    if "source" in node.meta:
-        return str(node.meta["source"])
-    source = getattr(node, "_dynamo_source", None)
-    text = str(source.name if source is not None else node.target)
-    if callable(getattr(source, "name", None)):
-        text = source.name()  # pyright: ignore[reportOptionalMemberAccess]  # torch 2.11 has a method
-    path = clean_path(text)
-    return path or node.name
-
-
 def placeholders(graph: fx.Graph) -> list[fx.Node]:
     """The graph's inputs in call order."""
     return [n for n in graph.nodes if n.op == "placeholder"]

@@ -20,7 +20,8 @@ from .effects import (
     storages,
     written,
 )
-from .ir import StepGraph, functional_setitem, set_value, source_name, value_of
+from .ir import StepGraph, functional_setitem, set_value, value_of
+from .names import source_name
 
 # Methods that write their operand whole: `base[...] = value` says the same.
 _OVERWRITES = frozenset({"copy_", "fill_", "zero_"})

@@ -10,18 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .ir import (
-    CACHE_OPS,
-    Depends,
-    InputKind,
-    StepGraph,
-    cache_cond,
-    depends_of,
-    kind_of,
-    module_path,
-    source_name,
-    value_of,
-)
+from .ir import CACHE_OPS, Depends, InputKind, StepGraph, cache_cond, depends_of, kind_of, value_of
+from .names import module_path, source_name
 from .plan_format import Plan
 
 DTYPES = {
@@ -39,20 +29,23 @@ DTYPES = {
 }
 
 
-def print_graph(graph: StepGraph, *, after: str = "", plan: Plan | None = None) -> str:
+def print_graph(
+    graph: StepGraph, *, after: str = "", before: str = "", plan: Plan | None = None
+) -> str:
     """IR text of the whole step: regions, slots, prologues, body and variants.
 
     Names are the graph's own, so two dumps of neighbouring passes differ only where the graph
-    does. `after` names the pass for the header line.
+    does. `after` or `before` names the pass for the header line.
     """
-    lines = [_header(graph, after), _signature(graph)]
+    where = f"after {after}" if after else f"before {before}" if before else ""
+    lines = [_header(graph, where), _signature(graph)]
     for slot in graph.slots:
         shape = type_text(slot.shape, slot.dtype)
         lines.append(f"  slot ${slot.name} : {shape} x{slot.history}  {_bytes(slot.nbytes)}")
     lines += _region_lines(graph, plan)
     for prologue in graph.prologues:
-        macs = f"{prologue.macs / 1e9:.3f} GMAC"
-        lines.append(f"  prologue {prologue.name} -> {_percent(prologue.outputs)}  // {macs} {{")
+        head = f"  prologue {prologue.name} -> {_percent(prologue.outputs)}"
+        lines.append(f"{head}  // {macs_text(prologue.macs)} {{")
         lines += _body(prologue.module.graph, indent=4)
         lines.append("  }")
     lines += _body(graph.graph, indent=2, module=graph.module)
@@ -61,24 +54,25 @@ def print_graph(graph: StepGraph, *, after: str = "", plan: Plan | None = None) 
         what = ", ".join(f"{name}: {'forecast' if hit else 'compute'}" for name, hit in modes)
         writes = "".join(f" ${w}" for w in variant.writes)
         head = f"  variant {i} ({what or 'compute'})"
-        lines.append(f"{head}{' writes' + writes if writes else ''}  // {_macs(variant.macs)} {{")
+        lines.append(
+            f"{head}{' writes' + writes if writes else ''}  // {macs_text(variant.macs)} {{"
+        )
         lines += _body(variant.module.graph, indent=4)
         lines.append("  }")
     lines.append("}")
     return "\n".join(lines) + "\n"
 
 
-def _header(graph: StepGraph, after: str) -> str:
+def _header(graph: StepGraph, where: str) -> str:
     notes: list[str] = []
     if graph.regions:
         notes.append(f"{len(graph.regions)} regions")
-        notes.append(_macs(next(r.macs for r in graph.regions)) + "/step")
+        notes.append(macs_text(next(r.macs for r in graph.regions)) + "/step")
     if graph.slots:
         notes.append(f"{len(graph.slots)} slots")
     if graph.variants:
         notes.append(f"{len(graph.variants)} variants")
-    where = f"after {after}" if after else "as traced"
-    return "// ditcache-opt: " + ", ".join([where, *notes])
+    return "// ditcache-opt: " + ", ".join([where or graph.name, *notes])
 
 
 def _signature(graph: StepGraph) -> str:
@@ -117,7 +111,7 @@ def _region_lines(graph: StepGraph, plan: Plan | None) -> list[str]:
     for r in graph.regions:
         name = f"@{r.name}" if r.path else r.name
         text = f"  region {name} ({_percent(r.live_ins, 4)}) -> ({_percent(r.live_outs, 4)})"
-        text += f" [{r.label}]  // {r.kind}, {_macs(r.macs)}, {len(r.nodes)} ops"
+        text += f" [{r.label}]  // {r.kind}, {macs_text(r.macs)}, {len(r.nodes)} ops"
         if r.name in graph.scheduled:
             text += f", scheduled {strips.get(r.name, '')}".rstrip()
         if r.refusal:
@@ -177,7 +171,7 @@ def node_text(node: fx.Node) -> str:
     notes = f" : {kind}" if kind else ""
     if path:
         notes += f" @{path}"
-    if "depends" in node.meta and depends_of(node) is not Depends.LATENT:
+    if "depends" in node.meta and not depends_of(node) & Depends.LATENT:
         notes += f" [{depends_of(node).stability}]"
     return text + notes
 
@@ -241,8 +235,13 @@ def _percent(names: Iterable[str], limit: int = 8) -> str:
     return ", ".join(f"%{n}" for n in listed[:limit]) + more
 
 
-def _macs(macs: int) -> str:
-    return f"{macs / 1e12:.2f} TMAC" if macs >= 10**11 else f"{macs / 1e9:.3f} GMAC"
+def macs_text(macs: int) -> str:
+    """MACs to three digits or more, with a unit: `37.2 TMAC`, `652 GMAC`."""
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if macs >= size:
+            number = f"{macs / size:.3g}" if macs < 100 * size else f"{macs / size:.0f}"
+            return f"{number} {unit}MAC"
+    return f"{macs} MAC"
 
 
 def _bytes(n: int) -> str:

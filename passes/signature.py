@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .ir import InputKind, StepGraph, kind_of, module_path, placeholders, source_name, value_of
+from .ir import InputKind, StepGraph, kind_of, placeholders, value_of
+from .names import module_path, source_name
 from .printer import op_name, type_text
 
 

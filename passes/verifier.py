@@ -2,48 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, cast
 
-from torch import Tensor, fx
-
+from . import verifier_rules as rules
 from .base import PassContext
-from .dependence import SOURCES
-from .effects import (
-    is_autocast_mark,
-    is_random,
-    is_sync,
-    op_base,
-    recompute,
-    storage_roots,
-    written,
-)
-from .ir import (
-    CACHE_OPS,
-    Depends,
-    InputKind,
-    StepGraph,
-    cache_cond,
-    cache_write,
-    depends_of,
-    flat_nodes,
-    kind_of,
-    output_node,
-    value_of,
-)
-from .printer import node_text, type_text
-from .symbolic import is_dense, is_static, shape_of, stride_of
-
-
-@dataclass(frozen=True)
-class Violation:
-    """What broke: expected, got, and the lines of the graph where it shows."""
-
-    expected: str
-    got: str
-    lines: tuple[str, ...] = ()
+from .ir import StepGraph
+from .verifier_rules import Violation
 
 
 class VerifyError(RuntimeError):
@@ -69,243 +33,22 @@ def verify(graph: StepGraph, ctx: PassContext, after: str, *, recompute: bool = 
     `recompute=False` skips running each op on fake tensors, the slow half of V1.
     """
     for rule, (_, check) in RULES.items():
-        checks = _lint(graph) if rule == "V1" and not recompute else check(graph, ctx)
+        checks = rules.lint(graph) if rule == "V1" and not recompute else check(graph, ctx)
         for violation in checks:
             raise VerifyError(rule, after, violation, graph.name)
 
 
-def _modules(graph: StepGraph) -> Iterator[fx.GraphModule]:
-    yield graph.module
-    for _, arms in _conds(graph):
-        yield from arms
-    yield from (p.module for p in graph.prologues)
-    yield from (v.module for v in graph.variants)
-
-
-def _conds(graph: StepGraph) -> Iterator[tuple[fx.Node, tuple[fx.GraphModule, fx.GraphModule]]]:
-    for node in graph.graph.nodes:
-        if node.target is cache_cond:
-            hit, miss = (
-                cast(fx.GraphModule, graph.module.get_submodule(str(a.target)))
-                for a in node.args[1:3]
-            )
-            yield node, (hit, miss)
-
-
-def _lint(graph: StepGraph) -> Iterator[Violation]:
-    for module in _modules(graph):
-        try:
-            module.graph.lint()
-        except (RuntimeError, AssertionError) as broken:
-            yield Violation("a well-formed FX graph", str(broken).splitlines()[0])
-
-
-def _v1(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
-    yield from _lint(graph)
-    for module in _modules(graph):
-        for node in module.graph.nodes:
-            if node.op not in ("call_function", "call_method") or node.target in CACHE_OPS:
-                continue
-            kept = value_of(node)
-            try:
-                fresh = _recomputed(node)
-            except _RefusedInputs as refused:
-                yield Violation("an op that runs on its inputs", str(refused), (node_text(node),))
-                continue
-            if fresh is not None and isinstance(kept, Tensor) and _meta(kept) != _meta(fresh):
-                yield Violation(
-                    f"{_shown(fresh)} by recomputation", _shown(kept), (node_text(node),)
-                )
-
-
-def _recomputed(node: fx.Node) -> Tensor | None:
-    # In an autocast range the dtype depends on what the marks switched on.
-    if is_random(node) or "autocast" in node.meta:
-        return None
-    try:
-        made = recompute(node)
-    except Exception as refused:  # an op may refuse its inputs with any exception
-        raise _RefusedInputs(str(refused).splitlines()[0]) from refused
-    return made if isinstance(made, Tensor) else None
-
-
-class _RefusedInputs(Exception):
-    """An op does not run on the fake values of its inputs."""
-
-
-def _meta(value: Tensor) -> tuple[Any, ...]:
-    return (shape_of(value), value.dtype, value.device.type)
-
-
-def _v2(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
-    for cond, (hit, miss) in _conds(graph):
-        sides = [[value_of(n) for n in output_node(m.graph).args[0]] for m in (hit, miss)]  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
-        if len(sides[0]) != len(sides[1]):
-            got = f"{len(sides[0])} from hit, {len(sides[1])} from miss"
-            yield Violation("the same number of values from both arms", got, (node_text(cond),))
-            continue
-        for h, m in zip(*sides, strict=True):
-            if isinstance(h, Tensor) and isinstance(m, Tensor):
-                strides = stride_of(h) == stride_of(m) or not is_static(m)
-                if _meta(h) == _meta(m) and strides:
-                    continue
-                got = f"{_shown(h)} from hit, {_shown(m)} from miss"
-            else:
-                got = f"{type(h).__name__} from hit, {type(m).__name__} from miss"
-            yield Violation(
-                "equal shape, stride, dtype and device from both arms", got, (node_text(cond),)
-            )
-
-
-def _shown(value: Tensor) -> str:
-    text = type_text(shape_of(value), value.dtype)
-    stride = "" if is_dense(value) else f" stride {stride_of(value)}"
-    return f"{text}{stride} on {value.device.type}"
-
-
-def _v3(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
-    if ctx.plan is None:
-        return
-    held = {s.region: s.history for s in graph.slots}
-    for schedule in ctx.plan.regions:
-        for step, row in enumerate(schedule.weights):
-            if step in schedule.computed:
-                continue
-            used = max((k + 1 for k, w in enumerate(row) if w != 0.0), default=0)
-            done = sum(c < step for c in schedule.computed)
-            depth = held.get(schedule.region, schedule.history)
-            if used > min(done, depth):
-                where = f"step {step} of {schedule.region}"
-                got = f"{where} reads {used}, {done} written, slot x{depth}"
-                yield Violation("a forecast reads no more entries than were written", got)
-
-
-def _v4(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
-    writes: Counter[str] = Counter()
-    for module in (graph.module, *(miss for _, (_, miss) in _conds(graph))):
-        for node in module.graph.nodes:
-            if node.target is cache_write:
-                writes[str(cast(fx.Node, node.args[0]).meta["slot"])] += 1
-    for slot, count in writes.items():
-        if count > 1:
-            yield Violation(f"one write of ${slot} in a step", f"{count} writes")
-    for variant in graph.variants:
-        for slot, count in Counter(variant.writes).items():
-            if count > 1:
-                yield Violation(f"one write of ${slot} in a variant", f"{count} writes")
-
-
-def _v5(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
-    modules = [v.module for v in graph.variants]
-    held = {InputKind.SLOT: "a slot", InputKind.HOISTED: "a hoisted value"}
-    for module in modules + [arm for _, arms in _conds(graph) for arm in arms]:
-        arm = module not in modules
-        for node in flat_nodes(_results(module, arm)):
-            for root in storage_roots(node):
-                owner = held.get(cast(InputKind, kind_of(root)))
-                # An arm may yield a view of what a prologue made; only a user could write to it.
-                if owner is None or (arm and kind_of(root) is not InputKind.SLOT):
-                    continue
-                line = node_text(node) if node.op != "placeholder" else f"return %{node.name}"
-                got = f"%{node.name} is a view of {owner}"
-                yield Violation("outputs that own their storage", got, (line,))
-
-
-def _results(module: fx.GraphModule, arm: bool) -> Any:
-    """What the caller gets: an arm yields it, a variant returns it beside the values to write."""
-    returned = output_node(module.graph).args[0]
-    return returned if arm else cast("tuple[Any, ...]", returned)[0]
-
-
-def _v6(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
-    for cond, _ in _conds(graph):
-        guarded = set(graph.region(cond.meta["region"]).nodes) if graph.regions else set[str]()
-        todo, seen = [cast(fx.Node, cond.args[0])], set[fx.Node]()
-        while todo:
-            node = todo.pop()
-            if node in seen:
-                continue
-            seen.add(node)
-            if node.name in guarded:
-                got = f"%{cast(fx.Node, cond.args[0]).name} reads %{node.name}"
-                yield Violation("a predicate known before its region runs", got, (node_text(cond),))
-                return
-            todo.extend(node.all_input_nodes)
-
-
-def _v7(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
-    for _, (_, miss) in _conds(graph):
-        for node in miss.graph.nodes:
-            own = node.target is cache_write or is_autocast_mark(node)
-            impure = node.op.startswith("call") and (node.is_impure() or bool(written(node)))
-            if is_random(node) or (impure and not own):
-                yield Violation(
-                    "no random draw or mutation in a cached region", node.name, (node_text(node),)
-                )
-
-
-def _v8(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
-    forbidden = {"condition": Depends.STEP | Depends.LATENT, "step": Depends.LATENT}
-    for prologue in graph.prologues:
-        for node in prologue.module.graph.nodes:
-            if node.op == "placeholder" and depends_of(node) & forbidden[prologue.name]:
-                got = f"it reads %{node.name}, which is {depends_of(node).stability}"
-                yield Violation(f"a {prologue.name} prologue independent of what varies", got)
-    if "dependence" not in graph.facts:
-        return
-    for node in graph.graph.nodes:
-        floor = SOURCES.get(cast(InputKind, kind_of(node)), Depends.CONST)
-        for arg in node.all_input_nodes:
-            floor |= depends_of(arg)
-        if node.op.startswith("call") and floor.rank > depends_of(node).rank:
-            tag = depends_of(node).stability
-            got = f"%{node.name} is tagged {tag}, its inputs are {floor.stability}"
-            yield Violation(
-                "no path from what varies into a stabler class", got, (node_text(node),)
-            )
-
-
-def _v9(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
-    total = sum(s.nbytes for s in graph.slots)
-    if ctx.slot_budget is not None and total > ctx.slot_budget:
-        yield Violation(f"slots within {ctx.slot_budget} bytes", f"{total} bytes")
-
-
-def _v10(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
-    modules = [v.module for v in graph.variants] + [m for _, arms in _conds(graph) for m in arms]
-    for module in modules:
-        for node in module.graph.nodes:
-            if is_sync(node):
-                got = op_base(node)
-                yield Violation("no host wait in a cached region", got, (node_text(node),))
-
-
-def _v11(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
-    if ctx.plan is None:
-        return
-    steps = len(ctx.plan.timesteps)
-    for schedule in ctx.plan.regions:
-        bad = [c for c in schedule.computed if not 0 <= c < steps]
-        if len(schedule.weights) != steps or bad:
-            got = f"{schedule.region}: {len(schedule.weights)} rows, computed steps outside: {bad}"
-            yield Violation(f"a row for each of {steps} steps", got)
-        for step, row in enumerate(schedule.weights):
-            if step not in schedule.computed and not any(row):
-                got = f"{schedule.region} neither computes nor forecasts step {step}"
-                yield Violation("every step computed or forecast", got)
-
-
 Rule = Callable[[StepGraph, PassContext], Iterator[Violation]]
 RULES: dict[str, tuple[str, Rule]] = {
-    "V1": ("graph lint and recomputed shapes agree", _v1),
-    "V2": ("both arms of a cond yield equal shape, stride and dtype", _v2),
-    "V3": ("every forecast is preceded by enough writes", _v3),
-    "V4": ("one writer per slot per step", _v4),
-    "V5": ("no new aliasing between outputs and slots", _v5),
-    "V6": ("a predicate does not depend on the region that it guards", _v6),
-    "V7": ("no RNG or mutation inside a cached region", _v7),
-    "V8": ("no path from timestep or latents into stabler work", _v8),
-    "V9": ("slot bytes within the budget", _v9),
-    "V10": ("no host sync in a captured region", _v10),
-    "V11": ("the plan covers the step grid exactly", _v11),
+    "V1": ("graph lint and recomputed shapes agree", rules.v1),
+    "V2": ("both arms of a cond yield equal shape, stride and dtype", rules.v2),
+    "V3": ("every forecast is preceded by enough writes", rules.v3),
+    "V4": ("one writer per slot per step", rules.v4),
+    "V5": ("no new aliasing between outputs and slots", rules.v5),
+    "V6": ("a predicate does not depend on the region that it guards", rules.v6),
+    "V7": ("no RNG or mutation inside a cached region", rules.v7),
+    "V8": ("no path from timestep or latents into stabler work", rules.v8),
+    "V9": ("slot bytes within the budget", rules.v9),
+    "V10": ("no host sync in a captured region", rules.v10),
+    "V11": ("the plan covers the step grid exactly", rules.v11),
 }

@@ -1,0 +1,289 @@
+"""ditcache-opt: run passes over a model's step and look at the IR, without weights.
+
+The passes' counterpart of mlir-opt: results go to stdout or `-o`, dumps and reports to stderr.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from . import pipeline
+from .base import Pass, PassContext, PassError, PassResult
+from .ir import StepGraph
+from .opt_emit import to_dot, to_json, to_python
+from .opt_html import to_html
+from .opt_load import InputError, load
+from .opt_plan import check_signature, from_profile, unprofiled
+from .opt_stats import stats_text
+from .pipeline import Report
+from .plan_format import Plan, PlanError
+from .printer import print_graph
+from .profile import Profile, ProfileError
+from .verifier import VerifyError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class Emit(enum.StrEnum):
+    """What to write."""
+
+    TEXT = "text"
+    JSON = "json"
+    DOT = "dot"
+    HTML = "html"
+    PYTHON = "python"
+
+
+@dataclass
+class Printing:
+    """Which dumps to print, and the graph as the analysis left it."""
+
+    before: frozenset[str]
+    after: frozenset[str]
+    changed_only: bool
+    context: PassContext
+    analysed: StepGraph | None = None
+    traced: StepGraph | None = None
+    report: Report = field(default_factory=Report)
+
+    def __call__(self, before: StepGraph, step: Pass, result: PassResult, seconds: float) -> None:
+        """See one pass go by."""
+        plan = self.context.plan
+        if step.name in self.before:
+            sys.stderr.write(print_graph(before, before=step.name, plan=plan))
+        if step.name in self.after or (self.changed_only and result.modified):
+            sys.stderr.write(print_graph(result.graph, after=step.name, plan=plan))
+        if "regions" in result.graph.facts and "cached" not in result.graph.facts:
+            self.analysed = result.graph if "hoisted" not in result.graph.facts else self.analysed
+
+
+@app.command()
+def opt(  # noqa: PLR0917
+    model: Annotated[
+        str, typer.Argument(help="Zoo name, package.module:factory, or file.pt2.")
+    ] = "",
+    passes: Annotated[str, typer.Option(help="Comma-separated passes.")] = "all",
+    print_before: Annotated[str, typer.Option(help="Dump before a pass, or all.")] = "",
+    print_after: Annotated[str, typer.Option(help="Dump after a pass, or all.")] = "",
+    print_after_change: Annotated[
+        bool, typer.Option("--print-after-change", help="Dump after passes that changed the IR.")
+    ] = False,
+    verify_each: Annotated[
+        bool, typer.Option("--verify-each", help="Recompute every shape after each pass.")
+    ] = False,
+    stop_after: Annotated[str, typer.Option(help="Last pass to run.")] = "",
+    time_passes: Annotated[
+        bool, typer.Option("--time-passes", help="Report the seconds of each pass.")
+    ] = False,
+    pass_statistics: Annotated[
+        bool, typer.Option("--pass-statistics", help="Report what each pass did.")
+    ] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Print work, weights and live bytes by region.")
+    ] = False,
+    plan: Annotated[Path | None, typer.Option(help="Plan to insert.")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Profile: drift, or a plan's source.")
+    ] = None,
+    policy: Annotated[str, typer.Option(help="Make up a plan with this policy.")] = "",
+    speedup: Annotated[float, typer.Option(help="Steps over computed steps, for --policy.")] = 2.0,
+    steps: Annotated[int, typer.Option(help="Steps of the grid, for --policy.")] = 50,
+    region: Annotated[str, typer.Option(help="Regions for --policy, by comma.")] = "denoiser",
+    slot_budget: Annotated[int | None, typer.Option(help="Most bytes of slots.")] = None,
+    emit: Annotated[Emit | None, typer.Option(help="Form of the result.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File instead of stdout.")
+    ] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of a video.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows of the call.")] = None,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Trace with symbolic sizes.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the zoo and exit.")] = False,
+    list_passes: Annotated[
+        bool, typer.Option("--list-passes", help="List the passes and exit.")
+    ] = False,
+) -> None:
+    """Run ditcache's passes over one denoising step and print the result."""
+    if list_:
+        from ..models import zoo
+
+        return _write("\n".join(zoo.names()) + "\n", output)
+    if list_passes:
+        return _write("\n".join(p.name for p in pipeline.DEFAULT) + "\n", output)
+    if not model:
+        raise InputError("no model given; --list names those of the zoo")
+    chosen = _passes(passes, stop_after)
+    before, after = _dumps("--print-before", print_before), _dumps("--print-after", print_after)
+    context = PassContext(slot_budget=slot_budget)
+    if plan is not None and policy:
+        raise InputError("--plan and --policy both give a plan; use one of them")
+    if profile is not None:
+        context.profile = Profile.load(profile)
+    stored = Plan.load(plan) if plan is not None else None
+    if stats and not any(p.name == "form-regions" for p in chosen):
+        raise InputError("--stats needs regions: run at least up to form-regions")
+    _check_writable(output)
+    sizes = {"height": height, "width": width, "frames": frames, "batch": batch}
+    graph = load(model, sizes, dynamic=dynamic)
+    printing = Printing(before, after, print_after_change, context)
+
+    def bind(classified: StepGraph) -> None:
+        if stored is not None:
+            context.plan = check_signature(classified, stored)
+        elif policy and context.profile is not None:
+            context.plan = check_signature(
+                classified, from_profile(context.profile, policy, speedup)
+            )
+        elif policy:
+            regions = tuple(region.split(","))
+            context.plan = unprofiled(classified, policy, speedup, steps, regions)
+
+    graph = _run(graph, chosen, printing, bind, "full" if verify_each else "fast")
+    if time_passes:
+        _times(printing.report)
+    if pass_statistics:
+        _statistics(printing.report)
+    text = ""
+    if stats and printing.analysed is not None:
+        text += stats_text(printing.analysed)
+    if emit is not None or not stats:
+        text += ("\n" if text else "") + _emit(emit or Emit.TEXT, graph, printing)
+    _write(text, output)
+
+
+def _run(
+    graph: StepGraph, chosen: Sequence[Pass], printing: Printing, bind: Any, check: str
+) -> StepGraph:
+    """Run the passes; the plan is bound once the inputs are classified, which its check needs."""
+    names = [p.name for p in chosen]
+    split = names.index("classify-inputs") + 1 if "classify-inputs" in names else 0
+    for part in (chosen[:split], chosen[split:]):
+        graph, report = pipeline.run(graph, part, printing.context, callback=printing, check=check)
+        printing.report.seconds += report.seconds
+        printing.report.stats += report.stats
+        printing.report.changed += report.changed
+        if part is not chosen and part == chosen[:split]:
+            bind(graph)
+    return graph
+
+
+def _passes(names: str, stop_after: str) -> list[Pass]:
+    if names in ("", "all"):
+        chosen = list(pipeline.DEFAULT)
+    else:
+        chosen = [_pass("--passes", n.strip()) for n in names.split(",")]
+    if stop_after:
+        last = _pass("--stop-after", stop_after)
+        if last not in chosen:
+            raise InputError(f"--stop-after {stop_after}: that pass is not among --passes {names}")
+        chosen = chosen[: chosen.index(last) + 1]
+    return chosen
+
+
+def _pass(option: str, name: str) -> Pass:
+    if name not in pipeline.BY_NAME:
+        raise InputError(f"{option}: no pass {name!r}; there are {', '.join(pipeline.BY_NAME)}")
+    return pipeline.BY_NAME[name]
+
+
+def _dumps(option: str, names: str) -> frozenset[str]:
+    if names == "all":
+        return frozenset(pipeline.BY_NAME)
+    return frozenset(_pass(option, n.strip()).name for n in names.split(",") if n)
+
+
+def _emit(form: Emit, graph: StepGraph, printing: Printing) -> str:
+    plan, report = printing.context.plan, printing.report
+    match form:
+        case Emit.TEXT:
+            last = report.stats[-1][0] if report.stats else ""
+            return print_graph(graph, after=last, plan=plan)
+        case Emit.JSON:
+            times = dict(report.seconds)
+            stats = {n: {"seconds": round(times[n], 4), **s} for n, s in report.stats}
+            return to_json(graph, printing.analysed, stats)
+        case Emit.DOT:
+            return to_dot(printing.analysed or graph)
+        case Emit.HTML:
+            return to_html(graph, printing.analysed, plan)
+        case Emit.PYTHON:
+            return to_python(graph)
+
+
+def _times(report: Report) -> None:
+    total = sum(s for _, s in report.seconds)
+    lines = [f"{'pass':<18}{'seconds':>9}{'share':>8}"]
+    for name, seconds in report.seconds:
+        lines.append(f"{name:<18}{seconds:>9.3f}{seconds / total if total else 0:>8.1%}")
+    lines.append(f"{'total':<18}{total:>9.3f}")
+    sys.stderr.write("\n".join(lines) + "\n")
+
+
+def _statistics(report: Report) -> None:
+    for name, stats in report.stats:
+        figures = ", ".join(f"{k}: {v}" for k, v in stats.items()) or "nothing to report"
+        sys.stderr.write(f"{name}: {figures}\n")
+
+
+def _check_writable(path: Path | None) -> None:
+    """Find out before the work that the result has nowhere to go."""
+    if path is None:
+        return
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write {path}: not a file in a folder that exists and is writable")
+
+
+def _write(text: str, path: Path | None) -> None:
+    if path is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits 0, 2 for bad input (one line on stderr), 1 for a broken rule."""
+    warnings.simplefilter("ignore")
+    try:
+        command = typer.main.get_command(app)
+        code = command.main(
+            args=list(arguments) if arguments is not None else None,
+            prog_name="ditcache-opt",
+            standalone_mode=False,
+        )
+        sys.exit(code if isinstance(code, int) else 0)
+    except (InputError, PassError, PlanError, ProfileError) as wrong:
+        _fail(str(wrong))
+    except click.ClickException as usage:
+        _fail(f"{usage.format_message()} (--help lists all options)")
+    except VerifyError as broken:
+        sys.stderr.write(f"ditcache-opt: {broken}\n")
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader has seen enough; keep the interpreter from flushing into the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"ditcache-opt: {' '.join(message.split())}\n")
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

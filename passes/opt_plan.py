@@ -1,0 +1,73 @@
+"""Plans for ditcache-opt: read and checked against the graph, or made up to look at."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .forecasters import Lagrange, Taylor
+from .ir import StepGraph
+from .opt_load import InputError
+from .plan_format import Plan, PlanError, RegionSchedule
+from .portfolio import POLICIES, steps_for
+from .profile import Profile
+from .schedules import uniform_index
+from .signature import model_signature
+from .solver_weights import from_grid
+
+UNPROFILED: dict[str, Taylor | Lagrange] = {
+    "reuse": Taylor(0),
+    "taylor-1": Taylor(1),
+    "taylor-2": Taylor(2),
+    "lagrange-1": Lagrange(1),
+    "lagrange-2": Lagrange(2),
+}
+
+
+def check_signature(graph: StepGraph, plan: Plan) -> Plan:
+    """The plan, if it was made for this architecture; raises InputError if for another."""
+    own = model_signature(graph)
+    if plan.signature != own:
+        raise InputError(
+            f"the plan is for another model (its signature is {plan.signature}, {graph.name} has "
+            f"{own}); make a plan from a profile of this model"
+        )
+    return plan
+
+
+def unprofiled(
+    graph: StepGraph, policy: str, speedup: float, steps: int, regions: tuple[str, ...]
+) -> Plan:
+    """A plan that needs no measurement: a plain forecaster on steps uniform in the index.
+
+    For looking at what the rewriting passes do; nothing says that its quality is good. Raises
+    InputError for a policy that needs a profile, PlanError for a budget out of reach.
+    """
+    if policy not in UNPROFILED:
+        if policy in POLICIES:
+            raise InputError(
+                f"policy {policy!r} needs measurements: add --profile FILE, or use one of "
+                f"{', '.join(UNPROFILED)}"
+            )
+        raise InputError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
+    grid = np.linspace(1000.0, 1000.0 / steps, steps)
+    computed = uniform_index(steps, steps_for(steps, computed_steps=None, speedup=speedup))
+    forecaster = UNPROFILED[policy]
+    rows = forecaster.rows(computed, grid, from_grid(grid.tolist()), np.eye(steps))
+    weights = tuple(tuple(float(w) for w in row) for row in rows)
+    schedules = tuple(
+        RegionSchedule(r, computed, weights, forecaster.history, forecaster.name, "uniform")
+        for r in regions
+    )
+    return Plan(
+        signature=model_signature(graph),
+        timesteps=tuple(grid.tolist()),
+        regions=schedules,
+        policy=policy,
+    ).validate()
+
+
+def from_profile(profile: Profile, policy: str, speedup: float) -> Plan:
+    """The plan that the runtime would solve from this profile; raises PlanError."""
+    if policy not in POLICIES:
+        raise PlanError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
+    return profile.plan(policy=policy, speedup=speedup)
