@@ -8,8 +8,11 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from .quality import CAPTION, FRECHET
+from .features import SPACE
+from .quality import CAPTION, frechet_name
 from .timing import Wall
+
+FRECHET = frechet_name(SPACE)
 
 
 @dataclass(frozen=True)

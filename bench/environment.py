@@ -16,7 +16,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("ditcache", "torch", "diffusers", "numpy", "scipy", "torchmetrics")
 # Options whose value is a place on this machine and says nothing elsewhere.
-_PATHS = ("--out",)
+_PATHS = ("--out", "--work")
 
 
 def environment(module: str) -> dict[str, Any]:

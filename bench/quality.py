@@ -9,23 +9,23 @@ import torch
 from torch import Tensor
 
 from . import metrics
-from .features import SPACE, features
+from .features import SPACE
 from .reference import RealSet
 
-FRECHET = f"FD-{SPACE}"
 CAPTION = f"{SPACE}-caption-sim"
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures [N, 3, H, W] in [0, 1] and their features [N, 1280]."""
+    """Pictures [N, 3, H, W] in [0, 1] and their features [N, D]."""
 
     images: Tensor
     features: Tensor
 
-    @staticmethod
-    def of(images: Tensor) -> Pictures:
-        return Pictures(images, features(images))
+
+def frechet_name(space: str) -> str:
+    """Name the Fréchet distance after its feature space; "FID" is Inception's alone."""
+    return f"FD-{space}"
 
 
 def fidelity(made: Pictures, uncached: Pictures) -> dict[str, Any]:
@@ -38,20 +38,25 @@ def fidelity(made: Pictures, uncached: Pictures) -> dict[str, Any]:
 
 
 def distribution(
-    made: Pictures, real: RealSet, references: dict[str, Pictures], captions: list[str]
+    made: Pictures,
+    real: RealSet,
+    references: dict[str, Pictures],
+    captions: list[str],
+    *,
+    space: str = SPACE,
 ) -> dict[str, Any]:
     """How good as pictures: distances to the real set and to uncached sets; likeness to captions.
 
     `captions` may be empty where the real set has none.
     """
-    count = len(made.features)
+    count, distance_name = len(made.features), frechet_name(space)
     found: dict[str, Any] = {
-        f"{FRECHET}:real": round(metrics.frechet_distance(made.features, real.features), 3),
+        f"{distance_name}:real": round(metrics.frechet_distance(made.features, real.features), 3),
         "samples": {"made": count, "real": len(real.features)},
     }
     for name, reference in references.items():
         distance = metrics.frechet_distance(made.features, reference.features)
-        found[f"{FRECHET}:{name}"] = round(distance, 3)
+        found[f"{distance_name}:{name}"] = round(distance, 3)
         found["samples"][name] = len(reference.features)
     if captions and real.index:
         wanted = real.rows(captions)

@@ -22,7 +22,7 @@ EMOJI = Path(__file__).parent / "reference" / "noto-emoji.efflite0.safetensors"
 
 @dataclass(frozen=True)
 class RealSet:
-    """Features [M, 1280] of a real data set; `index` finds a caption's row (emoji only)."""
+    """Features [M, D] of a real data set; `index` finds a caption's row (emoji only)."""
 
     name: str
     features: Tensor
@@ -47,10 +47,9 @@ def real_emoji() -> RealSet:
 
 
 def real_digits() -> RealSet:
-    """scikit-learn's digits, computed when asked for (some seconds)."""
+    """scikit-learn's digits, as pixels in [0, 1]."""
     pixels, _ = digits()
-    pictures = ((pixels + 1) / 2).expand(-1, 3, -1, -1)
-    return RealSet("scikit-learn digits", features(pictures), {})
+    return RealSet("scikit-learn digits", ((pixels + 1) / 2).flatten(1).double(), {})
 
 
 def write_emoji() -> None:

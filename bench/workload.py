@@ -20,6 +20,9 @@ from ditcache.models.tiny import (
 )
 from torch import Tensor, nn
 
+from .features import SPACE, features
+from .reference import RealSet, real_digits, real_emoji
+
 # First seeds of the sets, far enough apart that no two sets share one.
 CALIBRATION_SEED, EVALUATION_SEED, SECOND_SEED = 1_000_000, 0, 2_000_000
 SIDE = 64
@@ -38,6 +41,7 @@ class Workload(Protocol):
     """A model, its sampler and its conditions."""
 
     name: str
+    space: str
     guidance: float
     denoiser: nn.Module
 
@@ -49,8 +53,16 @@ class Workload(Protocol):
         """Latents as pictures [N, 3, H, W] in [0, 1]."""
         ...
 
+    def embed(self, pictures: Tensor) -> Tensor:
+        """Return float64 features [N, D] of pictures, in the feature space called `space`."""
+        ...
+
     def captions(self, batch: Batch) -> list[str]:
         """Tell what each sample was asked to show."""
+        ...
+
+    def real(self) -> RealSet:
+        """Give the real data set in that feature space."""
         ...
 
     def batches(
@@ -64,6 +76,7 @@ class FluxEmoji:
     """The small Flux: diffusers' FluxPipeline with true guidance, two model calls a step."""
 
     name = "flux-emoji"
+    space = SPACE
 
     def __init__(self, guidance: float = 2.5) -> None:
         self.guidance = guidance
@@ -92,8 +105,14 @@ class FluxEmoji:
         decoded = pipe.vae.decode(grid, return_dict=False)[0]
         return (decoded / 2 + 0.5).clamp(0, 1)
 
+    def embed(self, pictures: Tensor) -> Tensor:
+        return features(pictures)
+
     def captions(self, batch: Batch) -> list[str]:
         return list(self.prompts[batch.conditions].captions)
+
+    def real(self) -> RealSet:
+        return real_emoji()
 
     def batches(
         self, count: int, size: int, *, seed: int, calibration: bool = False
@@ -107,6 +126,7 @@ class DitDigits:
     """The small class-conditional DiT: both guidance branches in one batch, Euler's method."""
 
     name = "dit-digits"
+    space = "pixels"  # 64 numbers: at this size a network's features would say less
 
     def __init__(self, guidance: float = 2.0) -> None:
         self.guidance = guidance
@@ -126,8 +146,14 @@ class DitDigits:
     def pictures(self, latents: Tensor) -> Tensor:
         return ((latents + 1) / 2).clamp(0, 1).expand(-1, 3, -1, -1)
 
+    def embed(self, pictures: Tensor) -> Tensor:
+        return pictures[:, 0].flatten(1).double()
+
     def captions(self, batch: Batch) -> list[str]:
         return [str(label) for label in batch.conditions]
+
+    def real(self) -> RealSet:
+        return real_digits()
 
     def batches(
         self, count: int, size: int, *, seed: int, calibration: bool = False

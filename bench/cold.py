@@ -1,0 +1,168 @@
+"""Cold start: seconds until a 57-block Flux has given its first output, by three ways to compile.
+
+Each way runs in a process of its own with an empty Inductor cache: the whole graph by plain
+Inductor, diffusers' regional compilation (`compile_repeated_blocks`), and ditcache, which lowers
+each distinct block once and still sees the whole step. The model has the depth of FLUX.1-dev (19
+double and 38 single blocks) at a small width, with random weights: compile time depends on the
+graph, hardly on the width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from .environment import environment, write_json
+
+WAYS = ("ditcache", "inductor", "repeated-blocks")
+TARGET = 3.0
+
+
+def build(double: int, single: int) -> Any:
+    """Build the model: FLUX.1-dev's shape, 64 wide."""
+    from diffusers import FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    return FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=double,
+        num_single_layers=single,
+        attention_head_dim=32,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        guidance_embeds=False,
+        axes_dims_rope=(8, 12, 12),
+    ).eval()
+
+
+def inputs() -> dict[str, Any]:
+    """Give one call's inputs: 64 image and 16 text tokens."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "hidden_states": torch.randn(1, 64, 16, generator=generator),
+        "encoder_hidden_states": torch.randn(1, 16, 32, generator=generator),
+        "pooled_projections": torch.randn(1, 32, generator=generator),
+        "timestep": torch.tensor([0.5]),
+        "img_ids": torch.randn(64, 3, generator=generator),
+        "txt_ids": torch.zeros(16, 3),
+        "return_dict": False,
+    }
+
+
+@torch.no_grad()
+def measure(way: str, double: int, single: int) -> dict[str, Any]:
+    """Compile one way in this process; seconds of the first and a later call, memory, error."""
+    model = build(double, single)
+    expected: Tensor = model(**inputs())[0]
+    compiled: Any = model
+    if way == "ditcache":
+        compiled = torch.compile(model, backend="ditcache", options={"remember": False})
+    elif way == "inductor":
+        compiled = torch.compile(model)
+    else:
+        model.compile_repeated_blocks(fullgraph=True)
+    started = time.perf_counter()
+    got: Tensor = compiled(**inputs())[0]
+    first = time.perf_counter() - started
+    later: list[float] = []
+    for _ in range(10):
+        started = time.perf_counter()
+        compiled(**inputs())
+        later.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return {
+        "way": way,
+        "first_call_seconds": round(first, 3),
+        "later_call_seconds": round(sorted(later)[5], 5),
+        "peak_memory_mib": round(peak, 1),
+        "largest_error": float((got - expected).abs().max()),
+    }
+
+
+def in_own_process(way: str, double: int, single: int) -> dict[str, Any]:
+    """Run `measure` in a fresh process with a fresh Inductor cache."""
+    with tempfile.TemporaryDirectory() as cache:
+        arguments = ["--child", way, "--double", str(double), "--single", str(single)]
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.cold", *arguments],
+            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "DITCACHE_CACHE_DIR": cache},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        raise RuntimeError(f"{way} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    """Parse options, run every way `--repeats` times in turn, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--double", type=int, default=19)
+    parser.add_argument("--single", type=int, default=38)
+    parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if args.child:
+        print(json.dumps(measure(args.child, args.double, args.single)))
+        return
+    console = Console(width=max(Console().width, 110))
+    runs: list[dict[str, Any]] = []
+    for _ in range(args.repeats):
+        for way in args.ways:
+            with console.status(f"{way}: {args.double} + {args.single} blocks"):
+                runs.append(in_own_process(way, args.double, args.single))
+            console.print(f"{way}: {runs[-1]['first_call_seconds']:.1f} s")
+    best = {w: min((r for r in runs if r["way"] == w), key=_seconds) for w in args.ways}
+    table = Table(title=f"first call of a Flux of {args.double} + {args.single} blocks")
+    for heading in ("", "first call", "against ditcache", "later call", "peak memory", "error"):
+        table.add_column(heading, justify="right")
+    own = _seconds(best["ditcache"]) if "ditcache" in best else None
+    for way, run in best.items():
+        table.add_row(
+            way,
+            f"{_seconds(run):.1f} s",
+            "" if own is None else f"{_seconds(run) / own:.2f}x",
+            f"{run['later_call_seconds'] * 1e3:.1f} ms",
+            f"{run['peak_memory_mib']:.0f} MiB",
+            f"{run['largest_error']:.1e}",
+        )
+    console.print(table)
+    document: dict[str, Any] = {
+        "environment": environment("bench.cold"),
+        "blocks": {"double": args.double, "single": args.single},
+        "runs": runs,
+    }
+    if own is not None and "inductor" in best:
+        ratio = _seconds(best["inductor"]) / own
+        document["inductor_over_ditcache"] = round(ratio, 3)
+        document["target"] = TARGET
+        document["reached"] = ratio >= TARGET
+    if args.out:
+        write_json(args.out, document)
+
+
+def _seconds(run: dict[str, Any]) -> float:
+    return float(run["first_call_seconds"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The exact tier: what hoisting alone removes, and that not one bit of the result changes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import ditcache
+import torch
+from ditcache.passes.ir import InputKind, kind_of, placeholders, value_of
+from ditcache.runtime.program import Executable, Program
+from ditcache.runtime.session import session_of
+from torch import Tensor, fx, nn
+
+from .workload import Batch, Workload
+
+
+def measure(workload: Workload, batches: list[Batch], *, steps: int, inner: str) -> dict[str, Any]:
+    """Compare whole generations under policy "exact" with ones where nothing is hoisted.
+
+    With `inner="eager"` the reference is the plain, uncompiled model. With Inductor it is policy
+    "none" with the same inner compiler, because Inductor itself rounds differently from eager.
+    """
+    model = _compiled(workload.denoiser, "exact", inner)
+    plain: nn.Module = workload.denoiser
+    if inner != "eager":
+        plain = _compiled(workload.denoiser, "none", inner)
+    # Policy "none" first: a model's first call compiles, and both should have done so.
+    equal, worst = True, 0.0
+    for batch in batches:
+        expected: Tensor = workload.sample(plain, batch, steps)
+        got: Tensor = workload.sample(model, batch, steps)
+        equal = equal and bool(torch.equal(got, expected))
+        worst = max(worst, float((got - expected).abs().max()))
+    said = ditcache.summary(model)
+    touched, whole = weight_bytes(model)
+    return {
+        "inner": inner,
+        "reference": "uncompiled" if inner == "eager" else 'policy "none", same inner',
+        "generations": len(batches),
+        "bit_identical": equal,
+        "largest_difference": worst,
+        "calls": said.calls,
+        "macs": said.macs,
+        "macs_uncached": said.macs_uncached,
+        "macs_removed": round(1 - said.macs / said.macs_uncached, 6),
+        "weight_bytes_touched": touched,
+        "weight_bytes_uncached": whole,
+        "weight_bytes_removed": round(1 - touched / whole, 6),
+        "hoist_hits": said.hoist_hits,
+        "hoist_runs": said.hoist_runs,
+        "hoisted_bytes": said.hoisted_bytes,
+    }
+
+
+def weight_bytes(model: nn.Module) -> tuple[int, int]:
+    """Bytes of parameters that the calls so far read, and what they would have read unhoisted."""
+    session = session_of(model)
+    assert session is not None
+    executor = session.executors[0]
+    sizes = {
+        node.name: value_of(node).nbytes
+        for node in placeholders(executor.graph.graph)
+        if kind_of(node) is InputKind.PARAMETER
+    }
+    program: Program = executor.program(None)
+    ready: Executable = program.executable(program.full)
+    each_call = _read(ready.variant.module.graph, sizes)
+    calls = session.stats.calls
+    touched = calls * each_call
+    for prologue in program.graph.prologues:
+        runs = session.stats.hoist_runs[prologue.name]
+        touched += runs * _read(prologue.module.graph, sizes)
+    return touched, calls * sum(sizes.values())
+
+
+def _read(graph: fx.Graph, sizes: dict[str, int]) -> int:
+    return sum(sizes.get(node.name, 0) for node in placeholders(graph) if node.users)
+
+
+def _compiled(model: nn.Module, policy: str, inner: str) -> Any:
+    options = {"inner": inner, "policy": policy}
+    return torch.compile(copy.deepcopy(model), backend="ditcache", options=options)

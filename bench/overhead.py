@@ -1,0 +1,169 @@
+"""What a skipped step costs, against a computed one, on the small Flux.
+
+A skipped step is not free: Dynamo checks its guards, the runtime finds out which step it is, and
+the forecast is computed. Each share is timed inside whole generations, beside computed steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ditcache
+import numpy as np
+import torch
+from ditcache.runtime.executor import StepExecutor
+from ditcache.runtime.program import Program
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from .environment import environment, write_json
+from .workload import CALIBRATION_SEED, EVALUATION_SEED, FluxEmoji
+
+TARGET = 0.02
+GUARDS = {
+    "all guards": {},
+    "module guards skipped": {
+        "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe
+    },
+}
+
+
+class Timed(nn.Module):
+    """Passes calls on and keeps their seconds."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.seconds: list[float] = []
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        result = self.model(*args, **kwargs)
+        self.seconds.append(time.perf_counter() - started)
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        # The pipeline reads the transformer's config, dtype and cache_context.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+
+@contextmanager
+def stopwatch(cls: type, name: str, kept: dict[str, list[float]]) -> Iterator[None]:
+    """Time every call of a method while inside."""
+    original = getattr(cls, name)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        result = original(*args, **kwargs)
+        kept[f"{cls.__name__}.{name}"].append(time.perf_counter() - started)
+        return result
+
+    setattr(cls, name, wrapped)
+    try:
+        yield
+    finally:
+        setattr(cls, name, original)
+
+
+def measure(
+    flux: FluxEmoji, guards: str, *, batch: int, steps: int, generations: int, inner: str
+) -> dict[str, Any]:
+    """Median microseconds of computed and skipped calls, and where those of a skipped one go."""
+    torch.compiler.reset()
+    options = {"inner": inner, "remember": False} | GUARDS[guards]
+    model: Any = torch.compile(flux.denoiser, backend="ditcache", options=options)
+    calibration = flux.batches(batch, batch, seed=CALIBRATION_SEED, calibration=True)
+    held_out = flux.batches(batch, batch, seed=EVALUATION_SEED)[0]
+    profile = ditcache.calibrate(model, lambda i: flux.sample(model, calibration[i], steps), 1)
+    plan = profile.plan(speedup=2.0)
+    ditcache.apply(model, plan)
+    flux.sample(model, held_out, steps)
+    outer = Timed(model)
+    inside: dict[str, list[float]] = defaultdict(list)
+    with stopwatch(StepExecutor, "__call__", inside), stopwatch(Program, "run", inside):
+        for _ in range(generations):
+            flux.sample(outer, held_out, steps)
+    flux.pipeline.transformer = flux.denoiser
+    branches = len(outer.seconds) // (generations * steps)
+    computes = np.asarray([s in plan.regions[0].computed for s in range(steps)])
+    computed = np.tile(np.repeat(computes, branches), generations)
+    whole = np.asarray(outer.seconds)
+    executor = np.asarray(inside["StepExecutor.__call__"])
+    program = np.asarray(inside["Program.run"])
+    parts = {
+        "guards": whole - executor,
+        "dispatch": executor - program,
+        "forecast": program,
+        "whole": whole,
+    }
+    skipped = {name: float(np.median(v[~computed])) for name, v in parts.items()}
+    full = float(np.median(whole[computed]))
+    return {
+        "guards": guards,
+        "batch": batch,
+        "inner": inner,
+        "calls": len(whole),
+        "computed_us": round(full * 1e6, 1),
+        "skipped_us": {name: round(s * 1e6, 1) for name, s in skipped.items()},
+        "share": round(skipped["whole"] / full, 5),
+    }
+
+
+def main() -> None:
+    """Parse options, measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--generations", type=int, default=3)
+    parser.add_argument("--inner", default="inductor")
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes, no use")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    warnings.filterwarnings("ignore", category=UserWarning)
+    if args.quick:
+        args.batches, args.steps, args.generations, args.inner = [1], 8, 1, "eager"
+    console = Console(width=max(Console().width, 110))
+    flux = FluxEmoji()
+    rows: list[dict[str, Any]] = []
+    for batch in args.batches:
+        for guards in GUARDS:
+            with console.status(f"batch {batch}, {guards}"):
+                row = measure(
+                    flux,
+                    guards,
+                    batch=batch,
+                    steps=args.steps,
+                    generations=args.generations,
+                    inner=args.inner,
+                )
+            rows.append(row)
+    table = Table(title="one call of the small Flux, microseconds (median)")
+    for heading in ("", "computed", "skipped", "guards", "dispatch", "forecast", "share"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        parts = row["skipped_us"]
+        texts = [f"{parts[k]:.0f}" for k in ("whole", "guards", "dispatch", "forecast")]
+        label = f"batch {row['batch']}, {row['guards']}"
+        table.add_row(label, f"{row['computed_us']:.0f}", *texts, f"{row['share']:.2%}")
+    console.print(table)
+    console.print(f"target: a skipped step costs at most {TARGET:.0%} of a computed one")
+    if args.out:
+        document = {"environment": environment("bench.overhead"), "target": TARGET, "rows": rows}
+        write_json(args.out, document)
+
+
+if __name__ == "__main__":
+    main()
