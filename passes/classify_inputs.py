@@ -110,7 +110,7 @@ def _find_timestep(free: list[fx.Node]) -> fx.Node | None:
     named = [n for n in free if source_name(n).rsplit(".", 1)[-1] in TIMESTEP_NAMES]
     if named:
         return named[0]
-    flat = [n for n in free if _rank(n) <= 1 and _numel(n) > 0]
+    flat = [n for n in free if _rank(n) <= 1 and _numel(n) > 0 and not _is_constant(n)]
     floating = [n for n in flat if _is_floating(n)]
     # Of several vectors the floating one is the time: class labels and lengths are integers.
     for candidates in (floating, flat):
@@ -154,3 +154,10 @@ def _numel(node: fx.Node) -> int:
 def _is_floating(node: fx.Node) -> bool:
     value = value_of(node)
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _is_constant(node: fx.Node) -> bool:
+    """Whether it is a Python float of a submodule (an eps), which a dynamic trace makes an input."""
+    value = value_of(node)
+    wrapped = isinstance(value, Tensor) and value.dtype == torch.float64 and _rank(node) == 0
+    return wrapped and "." in source_name(node)

@@ -51,7 +51,7 @@ def _count(node: fx.Node) -> int:
     tensors = [v for v in values.values() if isinstance(v, Tensor)]
     if not tensors or not any(v.is_floating_point() for v in tensors):
         return 0
-    if _elementwise(node):
+    if _elementwise(node) or not isinstance(value_of(node), (Tensor, tuple, list)):
         return 0
     args = cast("tuple[Any, ...]", fx.map_arg(node.args, values.__getitem__))
     kwargs = cast("dict[str, Any]", fx.map_arg(node.kwargs, values.__getitem__))
@@ -96,7 +96,7 @@ def _plain(value: Any) -> Any:
         return torch.empty_strided(shape, stride, dtype=value.dtype, device="meta")
     if isinstance(value, torch.device):
         return torch.device("meta")
-    return hint(value) if isinstance(value, torch.SymInt) else value
+    return hint(value) if isinstance(value, (torch.SymInt, torch.SymFloat)) else value
 
 
 _CHEAP = frozenset(

@@ -52,9 +52,9 @@ _DRAWS = (
     "cauchy geometric log_normal gumbel_softmax rand_like randn_like randint_like"
 ).split()
 RANDOM = frozenset([*_DRAWS, *(f"{name}_" for name in _DRAWS)])
-SYNCS = frozenset(
-    {"item", "tolist", "cpu", "numpy", "nonzero", "masked_select", "unique", "_local_scalar_dense"}
-)
+# The host needs the result's size, or the result itself; the latter is free of a CPU tensor.
+SYNCS = frozenset({"nonzero", "masked_select", "unique"})
+READS = frozenset({"item", "tolist", "cpu", "numpy", "_local_scalar_dense"})
 AUTOCAST = frozenset({"_enter_autocast", "_exit_autocast"})
 _IN_PLACE_OPERATORS: dict[Any, Callable[..., Any]] = {
     operator.iadd: operator.add,
@@ -112,7 +112,12 @@ def is_random(node: fx.Node) -> bool:
 
 def is_sync(node: fx.Node) -> bool:
     """Whether the host waits for the device in this op."""
-    return node.op.startswith("call") and op_base(node) in SYNCS
+    if not node.op.startswith("call"):
+        return False
+    if op_base(node) not in READS:
+        return op_base(node) in SYNCS
+    values = [value_of(n) for n in node.all_input_nodes]
+    return any(isinstance(v, Tensor) and v.device.type != "cpu" for v in values)
 
 
 def written(node: fx.Node) -> tuple[fx.Node, ...]:

@@ -192,7 +192,8 @@ def _branches(block: str, nodes: list[fx.Node], order: Sequence[fx.Node]) -> lis
         if total_macs(group) == 0 or len(group) == len(nodes):
             continue
         heavy: defaultdict[str, int] = defaultdict(int)
-        for n in group:
+        # In graph order: of two equally heavy parts the first names the branch, in every process.
+        for n in (n for n in nodes if n in group):
             tail = (
                 module_path(n)
                 .removeprefix(block.split("#", maxsplit=1)[0])

@@ -23,9 +23,10 @@ from .ir import (
     kind_of,
     output_node,
     placeholders,
+    set_value,
     value_of,
 )
-from .symbolic import tensor_bytes
+from .symbolic import fresh_like, tensor_bytes
 
 # Work that is cheaper to repeat than to keep a second copy of: views, projections, broadcasts.
 CHEAP_METHODS = frozenset(
@@ -206,6 +207,7 @@ def _without(name: str, module: fx.GraphModule, border: dict[fx.Node, None]) -> 
         made = new.call_method("clone", (env[value],))
         made.meta = {k: v for k, v in env[value].meta.items() if k not in ("kind", "prologue")}
         made.meta["macs"] = 0
+        set_value(made, fresh_like(value_of(value)))
         return made
 
     new.output(fx.map_arg(output_node(module.graph).args[0], owned))

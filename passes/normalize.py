@@ -22,6 +22,7 @@ from .effects import (
 )
 from .ir import StepGraph, functional_setitem, set_value, value_of
 from .names import source_name
+from .symbolic import fresh_like
 
 # Methods that write their operand whole: `base[...] = value` says the same.
 _OVERWRITES = frozenset({"copy_", "fill_", "zero_"})
@@ -79,7 +80,7 @@ class Normalize:
         def emit(node: fx.Node, target: Any, args: Any, kwargs: Any) -> fx.Node:
             args = cast("tuple[Any, ...]", fx.map_arg(args, read))
             kwargs = cast("dict[str, Any]", fx.map_arg(kwargs, read))
-            name = _unique(_short_name(node), taken)
+            name = _unique(_short_name(node).rstrip("_") or "value", taken)
             # An overwriting method becomes a function; all other nodes keep their kind.
             op = "call_function" if target is functional_setitem else node.op
             made = new.create_node(op, target, args, kwargs, name)
@@ -97,7 +98,7 @@ class Normalize:
                     cast_back = new.call_method("to", (made, dtype))
                     cast_back.meta, made = dict(node.meta), cast_back
                 # A value of its own: the fake one shares storage with what was written.
-                set_value(made, _fresh(value_of(base)))
+                set_value(made, fresh_like(value_of(base)))
                 first = same.get(base, base)
                 latest[first] = env[node] = made
                 same[node] = first
@@ -151,7 +152,7 @@ class _Writes:
             if other.op in ("placeholder", "get_attr"):
                 where = "the input" if base.op == "placeholder" else "a view of the input"
                 raise PassError(
-                    f"normalize: {text} writes into {where} {other.name}; a cached step may not "
+                    f"normalize: {text} writes into {where} {source_name(other)}; a step may not "
                     "mutate its inputs. Clone it in the model first."
                 )
             if self._order[other] >= now or self._first(other) is first:
@@ -215,17 +216,6 @@ def _dtype_to_restore(node: fx.Node, base: fx.Node) -> torch.dtype | None:
         return None
     others = [v for a in node.all_input_nodes if isinstance(v := value_of(a), Tensor)]
     return kept.dtype if any(v.dtype != kept.dtype for v in others) else None
-
-
-def _fresh(value: Any) -> Any:
-    """A fake tensor like `value` with storage of its own."""
-    mode = getattr(value, "fake_mode", None)
-    if mode is None:
-        return value
-    with mode:
-        return torch.empty_strided(
-            value.shape, value.stride(), dtype=value.dtype, device=value.device
-        )
 
 
 def _short_name(node: fx.Node) -> str:

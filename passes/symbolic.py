@@ -8,7 +8,7 @@ helpers read the hint (the size that was traced) and leave no guard behind.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -16,12 +16,17 @@ from torch import Tensor
 Size = int | torch.SymInt
 
 
-def hint(size: Size) -> int:
-    """The traced size; 0 for one that only running the program can tell."""
-    if not isinstance(size, torch.SymInt):
-        return int(size)
-    known = size.node.hint
-    return 0 if known is None else int(known)
+@overload
+def hint(value: Size) -> int: ...
+@overload
+def hint(value: torch.SymFloat) -> float: ...
+def hint(value: Size | torch.SymFloat) -> int | float:
+    """The traced size or number; 0 for one that only running the program can tell."""
+    if isinstance(value, torch.SymFloat):
+        return float(value.node.hint or 0.0)
+    if isinstance(value, torch.SymInt):
+        return int(value.node.hint or 0)
+    return int(value)
 
 
 def hints(sizes: Iterable[Size]) -> tuple[int, ...]:
@@ -69,3 +74,14 @@ def is_dense(value: Tensor) -> bool:
             return False
         expected *= max(size, 1)
     return True
+
+
+def fresh_like(value: Any) -> Any:
+    """A fake tensor like `value` with storage of its own; anything but a fake tensor as it is."""
+    mode = getattr(value, "fake_mode", None)
+    if mode is None:
+        return value
+    with mode:
+        return torch.empty_strided(
+            value.shape, value.stride(), dtype=value.dtype, device=value.device
+        )

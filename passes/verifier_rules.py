@@ -10,7 +10,7 @@ from typing import Any, cast
 from torch import Tensor, fx
 
 from .base import PassContext
-from .dependence import SOURCES
+from .dependence import SOURCES, autocast_ranges
 from .effects import (
     is_autocast_mark,
     is_random,
@@ -77,8 +77,12 @@ def v1(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     """V1: the graph is well-formed, and running each op on fake values gives what it carries."""
     yield from lint(graph)
     for module in _modules(graph):
+        # In an autocast range the dtype depends on what the marks switched on.
+        skipped = {n for group in autocast_ranges(module.graph) for n in group}
         for node in module.graph.nodes:
             if node.op not in ("call_function", "call_method") or node.target in CACHE_OPS:
+                continue
+            if node in skipped or is_random(node):
                 continue
             kept = value_of(node)
             try:
@@ -93,9 +97,6 @@ def v1(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
 
 
 def _recomputed(node: fx.Node) -> Tensor | None:
-    # In an autocast range the dtype depends on what the marks switched on.
-    if is_random(node) or "autocast" in node.meta:
-        return None
     try:
         made = recompute(node)
     except Exception as refused:  # an op may refuse its inputs with any exception

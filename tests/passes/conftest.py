@@ -1,0 +1,9 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "ir"))
+from conftest import lowered, planned, profile_of, seeded  # noqa: E402
+
+__all__ = ["lowered", "planned", "profile_of", "seeded"]
