@@ -60,6 +60,8 @@ def calibrate(
             collected, session.signature or "", guidance=guidance, macs=session.macs or None
         )
     finally:
+        session.end_all()
+        session.clock.restart()
         session.collected = None
         recorded = session.record_kinds
         session.enabled, session.record_kinds, session.sketch_width = before

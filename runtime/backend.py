@@ -14,13 +14,15 @@ from torch import Tensor, fx
 
 from ..passes.base import PassError
 from ..passes.ir import InputKind, StepGraph, kind_of, placeholders, value_of
+from ..passes.plan_format import PlanError
 from ..passes.signature import model_signature, weight_fingerprint
-from ..passes.verifier import VerifyError
 from . import config as configuration
 from . import pipelines
+from .config import OptionError
 from .executor import StepExecutor, analyse
 from .lower import lower
 from .session import Session, registry
+from .stats import log
 
 Compiled = Callable[..., Any]
 
@@ -41,24 +43,41 @@ def ditcache(
     """
     pipelines.install()
     config = configuration.parse({**(options or {}), **more})
-    parameters = [t for t in example_inputs if isinstance(t, torch.nn.Parameter)]
-    session = registry.find(parameters)
+    state = _module_state(gm, example_inputs)
+    session = registry.find(state)
     if session is None:
         session = Session(config)
     else:
         session.configure(config)
-    registry.register(parameters, session)
+    registry.register(state, session)
     reason = _refusal(gm)
     if reason is None:
         try:
             return _cached(gm, example_inputs, session)
         except PassError as refused:
             reason = str(refused)
-        except VerifyError as broken:
-            reason = f"internal error, please report: {broken}"
+        except (PlanError, OptionError):
+            raise
+        except Exception as broken:  # whatever we fail at, the model itself can run
+            reason = f"internal error, please report: {type(broken).__name__}: {broken}"
+            log.debug("while compiling", exc_info=True)
     session.uncached.append(reason)
     session.stats.say(reason, f"not caching: {reason}")
     return _uncached(gm, example_inputs, config.inner)
+
+
+def _module_state(gm: fx.GraphModule, example_inputs: list[Any]) -> list[Tensor]:
+    """What tells the model: its parameters, or of a model without any its buffers."""
+    parameters: list[Tensor] = []
+    buffers: list[Tensor] = []
+    for node, value in zip(placeholders(gm.graph), example_inputs, strict=True):
+        if isinstance(value, torch.nn.Parameter):
+            parameters.append(value)
+        elif isinstance(value, Tensor) and "_dynamo_static_input_type" in (
+            node.meta.get("tensor_dict") or {}
+        ):
+            buffers.append(value)
+    return parameters or buffers
 
 
 def _refusal(gm: fx.GraphModule) -> str | None:

@@ -54,7 +54,7 @@ class Track:
     timestep: float | None = None
     direction: int = 0
     called: dict[str, Seen] = field(default_factory=dict[str, "Seen"])  # in this step
-    conditions: dict[str, tuple[Seen, ...]] = field(default_factory=dict[str, "tuple[Seen, ...]"])
+    conditions: dict[str, Conditions] = field(default_factory=dict[str, "Conditions"])
     latents: dict[str, Latents] = field(default_factory=dict[str, "Latents"])  # latest, by branch
 
     def begin(self) -> None:
@@ -98,6 +98,22 @@ class Seen:
         return torch.equal(mine, other)
 
 
+class Conditions:
+    """All conditions of a call, by name: another graph may have them in another order."""
+
+    __slots__ = ("names", "seen")
+
+    def __init__(self, values: Sequence[Any], names: tuple[str, ...]) -> None:
+        self.names = names
+        self.seen = tuple(Seen(v) for v in values)
+
+    def same(self, values: Sequence[Any], names: tuple[str, ...]) -> bool:
+        """Whether a call has the same conditions."""
+        if self.names != names or len(self.seen) != len(values):
+            return False
+        return all(seen.same(value) for seen, value in zip(self.seen, values, strict=True))
+
+
 class Latents:
     """What the latents of a call looked like: enough to tell whether later ones stem from them.
 
@@ -124,15 +140,13 @@ class Latents:
 
 
 def glimpse(value: Tensor) -> Glimpse:
-    """Some of a tensor's entries, evenly spread, as fp32 on the host."""
+    """Some of a tensor's entries, evenly spread, as a copy in fp32 on the host."""
     flat = value.detach().reshape(-1)
     stride = flat.numel() // GLIMPSE | 1  # odd: an even one would meet few channels
     picked = flat[::stride]
-    return picked.to("cpu", torch.float32).numpy() if not picked.is_complex() else _parts(picked)
-
-
-def _parts(value: Tensor) -> Glimpse:
-    return torch.view_as_real(value).reshape(-1).to("cpu", torch.float32).numpy()
+    if picked.is_complex():
+        picked = torch.view_as_real(picked).reshape(-1)
+    return np.array(picked.to("cpu", torch.float32).numpy())
 
 
 def version_of(value: Any) -> int:
@@ -157,9 +171,16 @@ class Clock:
         self._lock = threading.Lock()
 
     def tick(
-        self, timestep: float | None, latents: Any, conditions: Sequence[Any]
+        self,
+        timestep: float | None,
+        latents: Any,
+        conditions: Sequence[Any],
+        names: tuple[str, ...] = (),
     ) -> Moment | None:
-        """The moment of a call; None where neither input nor scope tells the timestep."""
+        """The moment of a call; None where neither input nor scope tells the timestep.
+
+        `names` are those of the conditions, in a fixed order.
+        """
         explicit = scope.current_generation()
         key: Hashable = explicit if explicit is not None else threading.get_ident()
         grid = explicit.timesteps if explicit is not None else None
@@ -170,7 +191,11 @@ class Clock:
             return self._count(key, self._track(key), base, grid)
         track = self._track(key)
         now = Latents(latents)
-        name, cause = _place(track, timestep, base, latents, now, conditions, explicit is not None)
+        name, cause = _place(track, timestep, base, latents)
+        known = track.conditions.get(name)  # None: a branch that joins later, by interval guidance
+        if not cause and known is not None and not known.same(conditions, names):
+            cause = CONDITION_CHANGED
+        cause = cause or _unrelated(track, now, explicit is not None)
         if cause:
             track.begin()
             name = base
@@ -183,7 +208,7 @@ class Clock:
         track.called[name] = Seen(latents)
         track.latents[name] = now
         if name not in track.conditions:
-            track.conditions[name] = tuple(Seen(c) for c in conditions)
+            track.conditions[name] = Conditions(conditions, names)
         return Moment(key, track.serial, name, track.step, timestep, cause)
 
     def forget(self, key: Hashable) -> None:
@@ -229,45 +254,33 @@ class Clock:
         return Moment(key, track.serial, name, track.step, grid[track.step], cause)
 
 
-def _place(
-    track: Track,
-    timestep: float,
-    base: str,
-    latents: Any,
-    now: Latents,
-    conditions: Sequence[Any],
-    explicit: bool,
-) -> tuple[str, str]:
-    """The branch of a call, and why it begins a new generation ("" if it does not)."""
+def _place(track: Track, timestep: float, base: str, latents: Any) -> tuple[str, str]:
+    """The branch of a call by its time, and why it begins a new generation ("" if it does not)."""
     if track.timestep is None:
         return base, "first call"
-    name, i = base, 0
-    if timestep == track.timestep:
-        before = track.called.get(base)
-        if before is not None and not before.same(latents):
-            return base, "other latents at one timestep"
-        while name in track.called:  # the same branch again on the same latents: one of its own
-            i += 1
-            name = f"{base}#{i}"
-        if i > MAX_BRANCHES:
-            return base, "one call over and over"
-    else:
+    if timestep != track.timestep:
         direction = 1 if timestep > track.timestep else -1
-        if track.direction and direction != track.direction:
-            return base, "the timestep went back"
-    known = track.conditions.get(name)  # None: a branch that joins later, as in interval guidance
-    if known is not None and not (
-        len(known) == len(conditions)
-        and all(k.same(c) for k, c in zip(known, conditions, strict=True))
-    ):
-        return name, CONDITION_CHANGED
+        back = track.direction and direction != track.direction
+        return base, "the timestep went back" if back else ""
+    before = track.called.get(base)
+    if before is not None and not before.same(latents):
+        return base, "other latents at one timestep"
+    name, i = base, 0
+    while name in track.called:  # the same branch again on the same latents: one of its own
+        i += 1
+        name = f"{base}#{i}"
+    return name, "one call over and over" if i > MAX_BRANCHES else ""
+
+
+def _unrelated(track: Track, now: Latents, explicit: bool) -> str:
+    """Why the latents cannot be of this generation, "" if they can."""
     alike = [seen for seen in track.latents.values() if seen.kind == now.kind]
     if track.latents and not alike:
-        return name, "changed shape"
+        return "changed shape"
     # Of any branch: one that was left out for a while has latents of long ago.
     if alike and not explicit and not any(seen.leads_to(now) for seen in alike):
-        return name, "other latents"
-    return name, ""
+        return "other latents"
+    return ""
 
 
 def read_timestep(value: Any) -> float | None:

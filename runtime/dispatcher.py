@@ -82,7 +82,7 @@ def decide(
             continue
         row = schedule.weights[step]
         used = max((k + 1 for k, w in enumerate(row) if w != 0.0), default=0)
-        wanted = [c for c in schedule.computed if c < step][-used:][::-1]
+        wanted = [c - state.offset for c in schedule.computed if c < step][-used:][::-1]
         held = _history(slots, schedule.region)
         if held[:used] == wanted:
             rows[schedule.region] = row

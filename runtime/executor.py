@@ -22,6 +22,27 @@ from .session import Session
 from .slots import SlotSet
 
 
+class GraphIdentity:
+    """Stands for a compiled graph among the conditions of a generation.
+
+    Dynamo goes over to another graph where a flag or an attribute of the model changed, which is a
+    change of what the model computes. Where it goes over to a graph of symbolic sizes, the model is
+    the same.
+    """
+
+    def __init__(self, owner: object, symbolic: bool) -> None:
+        self._owner = owner
+        self._symbolic = symbolic
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, GraphIdentity):
+            return False
+        return self._owner is other._owner or self._symbolic or other._symbolic
+
+    def __hash__(self) -> int:
+        return 0
+
+
 class StepExecutor:
     """Runs one compiled step: asks the clock when it is, the dispatcher what to do, does it.
 
@@ -38,9 +59,17 @@ class StepExecutor:
         self._names = [n.name for n in inputs]
         self._timestep = _only(kinds, InputKind.TIMESTEP)
         self._latents = _only(kinds, InputKind.LATENTS)
-        # Numbers too: one that steers the model may not change within a generation either.
-        wanted = (InputKind.CONDITION, InputKind.SCALAR)
-        self._conditions = [i for i, k in enumerate(kinds) if k in wanted]
+        # Numbers too: one that steers the model may not change within a generation. Sizes do not
+        # count: that inputs change shape is seen without them.
+        source = {i: str(n.meta.get("source", n.name)) for i, n in enumerate(inputs)}
+        steering = [
+            i
+            for i, k in enumerate(kinds)
+            if k is InputKind.CONDITION or (k is InputKind.SCALAR and not _is_size(source[i]))
+        ]
+        self._conditions = sorted(steering, key=lambda i: source[i])
+        self._condition_names = ("graph", *(source[i] for i in self._conditions))
+        self._identity = GraphIdentity(self, any(_is_size(text) for text in source.values()))
         self._programs: dict[int, tuple[Plan | None, Program]] = {}
         self._refused: dict[int, tuple[Plan, str]] = {}
         self._rows: dict[tuple[int, str, int, int], Tensor] = {}
@@ -72,9 +101,11 @@ class StepExecutor:
         state = session.state(moment)
         slots = state.slots.setdefault(moment.branch, SlotSet())
         decision = dispatcher.decide(state, moment, slots, session.active_plans)
+        if decision.plan is not None and self._refuses(decision.plan):
+            return self._full(args, moment, state)
         if decision.reason is not None:
             session.stats.fall_back(decision.reason, decision.detail)
-        if decision.plan is None or self._refuses(decision.plan):
+        if decision.plan is None:
             return self._full(args, moment, state)
         return self._planned(args, moment, state, slots, decision)
 
@@ -167,7 +198,7 @@ class StepExecutor:
             if program.region_of.get(slot) not in planned:
                 continue
             try:
-                slots.push(slot, decision.step, value, program.histories[slot])
+                slots.push(slot, moment.step, value, program.histories[slot])
             except torch.OutOfMemoryError:
                 slots.rings.clear()
                 state.full = "no memory for slots"
@@ -224,7 +255,8 @@ class StepExecutor:
     def _moment(self, args: Sequence[Any]) -> Moment | None:
         timestep = read_timestep(args[self._timestep]) if self._timestep is not None else None
         latents = args[self._latents] if self._latents is not None else None
-        return self.session.clock.tick(timestep, latents, [args[i] for i in self._conditions])
+        conditions = [self._identity, *[args[i] for i in self._conditions]]
+        return self.session.clock.tick(timestep, latents, conditions, self._condition_names)
 
     def _row(
         self, plan: Plan, step: int, region: str, row: tuple[float, ...], slots: SlotSet
@@ -255,6 +287,10 @@ def all_finite(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return all(all_finite(v) for v in value)
     return True
+
+
+def _is_size(source: str) -> bool:
+    return any(part in source for part in (".size()", ".stride()", ".storage_offset()"))
 
 
 def _only(kinds: Sequence[InputKind | None], kind: InputKind) -> int | None:

@@ -71,6 +71,11 @@ class Recording:
         return np.asarray(rows)
 
     @property
+    def finite(self) -> bool:
+        """Whether all that was recorded is finite."""
+        return all(bool(z.isfinite().all()) for table in self.seen.values() for z in table.values())
+
+    @property
     def grid(self) -> tuple[float, ...]:
         """The timesteps seen, rounded so that equal grids compare equal."""
         return tuple(float(f"{t:.6g}") for t in self.timesteps)
@@ -95,6 +100,11 @@ def make_profile(
     for i, rec in enumerate(recordings):
         if rec.broken:
             raise ProfileError(f"generation {i} cannot be used: {rec.broken}")
+        if not rec.finite:
+            raise ProfileError(
+                f"generation {i} cannot be used: the model's outputs hold NaN or infinity; does it "
+                "produce finite images without a cache?"
+            )
         same = (rec.grid, rec.branches, rec.shape) == (first.grid, first.branches, first.shape)
         if not same:
             raise ProfileError(

@@ -36,6 +36,10 @@ class Ring:
         self.buffer[self._newest].copy_(value)
         self.steps = [step, *self.steps[: self.history - 1]]
 
+    def entry(self, k: int) -> Tensor:
+        """The k-th newest entry."""
+        return self.buffer[(self._newest - k) % self.history]
+
     @property
     def rotation(self) -> int:
         """Physical index of the newest entry."""
@@ -66,10 +70,18 @@ class SlotSet:
         self.rings: dict[str, Ring] = {}
 
     def push(self, name: str, step: int, value: Tensor, history: int) -> None:
-        """Write into a slot, making it on first use or where shape, dtype or K changed."""
+        """Write into a slot, making it on first use or where shape, dtype or K changed.
+
+        Steps are those of the generation. With another K what is held moves along: a plan may be
+        found to be the wrong one of two only after some steps.
+        """
         ring = self.rings.get(name)
         if ring is None or ring.history != history or not ring.fits(value):
-            ring = self.rings[name] = Ring(value, history)
+            made = self.rings[name] = Ring(value, history)
+            if ring is not None and ring.fits(value):
+                for k in reversed(range(len(ring.steps))):
+                    made.push(ring.steps[k], ring.entry(k))
+            ring = made
         ring.push(step, value)
 
     def clear(self) -> None:
