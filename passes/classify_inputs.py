@@ -157,7 +157,7 @@ def _is_floating(node: fx.Node) -> bool:
 
 
 def _is_constant(node: fx.Node) -> bool:
-    """Whether it is a Python float of a submodule (an eps), which a dynamic trace makes an input."""
+    """Whether it is a float of a submodule (an eps), which a dynamic trace makes an input."""
     value = value_of(node)
     wrapped = isinstance(value, Tensor) and value.dtype == torch.float64 and _rank(node) == 0
     return wrapped and "." in source_name(node)

@@ -12,9 +12,8 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
-import click
 import typer
 
 from . import pipeline
@@ -30,6 +29,9 @@ from .plan_format import Plan, PlanError
 from .printer import print_graph
 from .profile import Profile, ProfileError
 from .verifier import VerifyError
+
+# Click's, which typer brings along under changing names.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -139,12 +141,13 @@ def opt(  # noqa: PLR0917
     printing = Printing(before, after, print_after_change, context)
 
     def bind(classified: StepGraph) -> None:
+        if context.profile is not None:
+            check_signature(classified, "profile", context.profile.signature)
         if stored is not None:
-            context.plan = check_signature(classified, stored)
+            check_signature(classified, "plan", stored.signature)
+            context.plan = stored
         elif policy and context.profile is not None:
-            context.plan = check_signature(
-                classified, from_profile(context.profile, policy, speedup)
-            )
+            context.plan = from_profile(context.profile, policy, speedup)
         elif policy:
             regions = tuple(region.split(","))
             context.plan = unprofiled(classified, policy, speedup, steps, regions)
@@ -269,8 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(code if isinstance(code, int) else 0)
     except (InputError, PassError, PlanError, ProfileError) as wrong:
         _fail(str(wrong))
-    except click.ClickException as usage:
-        _fail(f"{usage.format_message()} (--help lists all options)")
+    except UsageError as usage:
+        _fail(f"{cast(Any, usage).format_message()} (--help lists all options)")
     except VerifyError as broken:
         sys.stderr.write(f"ditcache-opt: {broken}\n")
         sys.exit(1)

@@ -40,6 +40,7 @@ def load(model: str, sizes: Mapping[str, int | None], *, dynamic: bool = False) 
         raise InputError(
             f"{wrong}; or give a factory as package.module:function, or an export as file.pt2"
         ) from wrong
+    _own_buffers(built.module)
     return _traced(model, built.module, (), built.kwargs, dynamic)
 
 
@@ -61,6 +62,14 @@ def _traced(
             f"{name}: the forward call failed while it was traced ({reason(broken)}); check that "
             "the model runs on these inputs"
         ) from broken
+
+
+def _own_buffers(module: nn.Module) -> None:
+    """Give each buffer storage of its own: a view whose base has another type does not trace."""
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer._is_view():
+                part._buffers[name] = buffer.detach().clone()
 
 
 def _no_sizes(model: str, given: Mapping[str, int]) -> None:

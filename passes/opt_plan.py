@@ -23,15 +23,14 @@ UNPROFILED: dict[str, Taylor | Lagrange] = {
 }
 
 
-def check_signature(graph: StepGraph, plan: Plan) -> Plan:
-    """The plan, if it was made for this architecture; raises InputError if for another."""
+def check_signature(graph: StepGraph, what: str, signature: str) -> None:
+    """Raise InputError if a file (`what`: plan, profile) is for another architecture."""
     own = model_signature(graph)
-    if plan.signature != own:
+    if signature != own:
         raise InputError(
-            f"the plan is for another model (its signature is {plan.signature}, {graph.name} has "
-            f"{own}); make a plan from a profile of this model"
+            f"the {what} is for another model (its signature is {signature}, {graph.name} has "
+            f"{own}); record this model and make a {what} from that"
         )
-    return plan
 
 
 def unprofiled(
@@ -42,6 +41,8 @@ def unprofiled(
     For looking at what the rewriting passes do; nothing says that its quality is good. Raises
     InputError for a policy that needs a profile, PlanError for a budget out of reach.
     """
+    if steps < 2:
+        raise InputError(f"--steps {steps}: a plan needs at least 2")
     if policy not in UNPROFILED:
         if policy in POLICIES:
             raise InputError(

@@ -10,8 +10,8 @@ import torch
 from ditcache.passes import pipeline
 from ditcache.passes.base import PassContext
 from ditcache.passes.plan_format import Plan, RegionSchedule
-from ditcache.passes.profile import Profile, RegionProfile
 from ditcache.passes.printer import print_graph
+from ditcache.passes.profile import Profile, RegionProfile
 from ditcache.passes.trace import trace
 from filecheck.matcher import Matcher
 from filecheck.options import Options

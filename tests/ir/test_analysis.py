@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import toy_models as models
 import torch
+import toy_models as models
 from ditcache.passes.base import PassError
 
 

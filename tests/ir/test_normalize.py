@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-import toy_models as models
 import torch
+import toy_models as models
 from ditcache.passes.base import PassError
 from torch import nn
 from torch.nn import functional as F

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import toy_models as models
 import torch
+import toy_models as models
 from ditcache.passes.base import PassError
 from torch import nn
 
@@ -95,8 +95,8 @@ def test_two_live_outs_make_two_slots(filecheck, lowered, planned):
 
 
 def test_insert_cache_invalid_budget(lowered, planned):
+    plan = planned("denoiser")
     with pytest.raises(PassError, match="slots need 512 bytes, the budget is 511; raise slot_budg"):
-        plan = planned("denoiser")
         lowered(models.Residual(1), models.inputs(), "insert-cache", plan=plan, slot_budget=511)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-import toy_models as models
 import torch
+import toy_models as models
 from ditcache.passes import pipeline
 from ditcache.passes.base import PassContext, PassResult
 from ditcache.passes.ir import (
