@@ -34,10 +34,7 @@ UNCACHED, AGAIN, EAGER, INDUCTOR = "uncached", "uncached again", "eager", "induc
 
 @dataclass(frozen=True)
 class Settings:
-    """What the demo runs. Each batch of evaluation samples is also one round of timing.
-
-    `reference_rounds`: in how many of them the eager and the plain Inductor model run as well.
-    """
+    """What the demo runs. Each batch of evaluation samples is also one round of timing."""
 
     prompts: int = 16
     seeds: int = 2
@@ -45,7 +42,6 @@ class Settings:
     steps: int = 50
     speedups: tuple[float, ...] = (2.0, 3.0, 5.0)
     calibration_batches: int = 2
-    reference_rounds: int = 2
     inner: str = "inductor"
 
 
@@ -56,7 +52,6 @@ QUICK = Settings(
     steps=8,
     speedups=(2.0,),
     calibration_batches=1,
-    reference_rounds=1,
     inner="eager",
 )
 
@@ -121,16 +116,18 @@ class Demo:
         """Run every variant on every batch, in turn; a first round warms up and is not timed."""
         settings = self.settings
         cached = [UNCACHED, *self.plans, AGAIN]
-        total = len(self.batches) * len(cached) + settings.reference_rounds * 2
-        task = self.progress.add_task("sample and time", total=total + len(cached) + 1)
+        names = [*cached, EAGER, INDUCTOR]
+        total = (len(self.batches) + 1) * len(names) - 1
+        task = self.progress.add_task("sample and time", total=total)
         before = ditcache.summary(self.model).lower_seconds
-        for name in [*cached[:-1], EAGER, INDUCTOR]:
+        for name in names:
+            if name == AGAIN:
+                continue
             self._run(name, self.batches[0])
             self.progress.advance(task)
         self.seconds["compile_plans"] = ditcache.summary(self.model).lower_seconds - before
-        for index, batch in enumerate(self.batches):
-            more = [EAGER, INDUCTOR] if index < settings.reference_rounds else []
-            for name in [*cached, *more]:
+        for batch in self.batches:
+            for name in names:
                 done = ditcache.summary(self.model)
                 latents, seconds = timed(lambda n=name, b=batch: self._run(n, b))
                 self.walls.setdefault(name, []).append(seconds)
@@ -165,6 +162,7 @@ class Demo:
                 forecaster=plan.regions[0].forecaster if plan else "",
                 pace=Pace(Wall(tuple(self.walls[name])), self.macs[name]),
                 baseline=baseline,
+                inductor=Wall(tuple(self.walls[INDUCTOR])),
                 fidelity=fidelity(made, uncached) if plan else None,
                 distribution=distribution(made, real, {UNCACHED: uncached}, self.captions),
                 expected_error=plan.expected_error if plan else None,

@@ -34,6 +34,7 @@ class Row:
     speedup: float
     speedup_low: float
     speedup_high: float
+    speedup_over_inductor: float
     realised: float
     psnr: float | None
     psnr_low: float | None
@@ -61,6 +62,7 @@ def make_row(
     forecaster: str,
     pace: Pace,
     baseline: Pace,
+    inductor: Wall,
     fidelity: dict[str, Any] | None,
     distribution: dict[str, Any],
     expected_error: float | None,
@@ -82,6 +84,7 @@ def make_row(
         speedup=round(speedup, 4),
         speedup_low=round(low, 4),
         speedup_high=round(high, 4),
+        speedup_over_inductor=round(pace.wall.speedup(inductor), 4),
         realised=round(speedup / reduction, 4),
         psnr=psnr.get("mean"),
         psnr_low=psnr.get("low"),
@@ -104,6 +107,7 @@ def make_table(rows: list[Row], title: str) -> Table:
         "MACs\nreduction",
         "wall\nper batch",
         "speedup",
+        "over plain\nInductor",
         "realised\nfraction",
         "PSNR dB\n(95%)",
         "SSIM",
@@ -121,6 +125,7 @@ def make_table(rows: list[Row], title: str) -> Table:
             f"{row.macs_reduction:.2f}x",
             f"{row.wall_seconds:.2f} s ±{row.wall_spread:.0%}",
             "" if exact else f"{row.speedup:.2f}x",
+            f"{row.speedup_over_inductor:.2f}x",
             "" if exact else f"{row.realised:.3f}",
             "reference" if exact else f"{row.psnr:.1f} ({row.psnr_low:.1f}-{row.psnr_high:.1f})",
             "reference" if exact else f"{row.ssim:.4f}",

@@ -100,9 +100,10 @@ def test_demo_from_end_to_end(tmp_path):
 
 
 @pytest.mark.slow
-def test_paired_goes_on_where_it_stopped(tmp_path):
+@pytest.mark.parametrize("model", ["flux-emoji", "dit-digits"])
+def test_paired_goes_on_where_it_stopped(tmp_path, model):
     setting = Setting(
-        "flux-emoji",
+        model,
         n=2,
         batch=2,
         calibration=2,
@@ -115,10 +116,10 @@ def test_paired_goes_on_where_it_stopped(tmp_path):
     assert [c["name"] for c in first["cells"]][2:] == ["edf 2x", "reuse 2x", "fewer-steps 2x"]
     assert all(tier["bit_identical"] for tier in first["exact"])
     assert 0 < first["exact"][0]["macs_removed"] < 1
-    lines = (tmp_path / "flux-emoji.jsonl").read_text().splitlines()
-    (tmp_path / "flux-emoji.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    lines = (tmp_path / f"{model}.jsonl").read_text().splitlines()
+    (tmp_path / f"{model}.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     again = paired.run(setting, tmp_path, tmp_path, console)
-    assert len((tmp_path / "flux-emoji.jsonl").read_text().splitlines()) == len(lines)
+    assert len((tmp_path / f"{model}.jsonl").read_text().splitlines()) == len(lines)
     for a, b in zip(first["cells"], again["cells"], strict=True):
         assert {k: v for k, v in a.items() if k != "seconds"} == {
             k: v for k, v in b.items() if k != "seconds"
