@@ -43,8 +43,6 @@ BETAS = (0.15, 0.3, 0.45, 0.6)
 HISTORIES = (2, 3, 4)
 STARTS = 4
 """How many of the best candidates are improved by moving single steps."""
-PASSING = 0.3
-"""How much the errors that the model's later calls meet count beside that of the final sample."""
 
 _PLAIN: dict[str, Forecaster] = {
     "reuse": Taylor(0),
@@ -225,13 +223,9 @@ def _best(
 
 
 def _merit(trace: Trace, gram: Array, c: Array) -> Array:
-    """L' G L at the end plus a share of its mean over the computed steps, over c' G c.
-
-    The end is what one wants small. Errors on the way matter too, because the model is then called
-    on a sample that is off by that much and answers for another trajectory.
-    """
+    """L' G L at the end plus what deviations on the way count, over c' G c."""
     final = np.sum((trace.error @ gram) * trace.error, axis=1)
-    merit = (np.maximum(final, 0.0) + PASSING * trace.passing) / reference_power(gram, c)
+    merit = (np.maximum(final, 0.0) + trace.passing) / reference_power(gram, c)
     return np.where(np.isfinite(merit), merit, np.inf)
 
 

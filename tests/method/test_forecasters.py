@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ditcache.passes.error_diffusion import diffuse, error_weights, score
+from ditcache.passes.error_diffusion import diffuse, error_weights, score, sensitivity
 from ditcache.passes.forecasters import EDF, edf, lagrange, reuse, taylor
 from ditcache.passes.schedules import uniform_coordinate
 from hypothesis import given, settings
@@ -104,11 +104,10 @@ def test_many_at_once_equal_one_by_one(synthetic):
         left = error_weights(sets[i], alone, c)
         assert np.allclose(together.error[i], left, atol=1e-12)
         # the running account of squared errors against its definition
-        passing = [
-            (lambda part: part @ g @ part)(error_weights_until(sets[i], alone, c, s))
-            for s in sets[i][1:]
-        ]
-        assert together.passing[i] == pytest.approx(np.mean(passing), rel=1e-6, abs=1e-14)
+        parts = [error_weights_until(sets[i], alone, c, s + 1) for s in range(24)]
+        squares = np.array([part @ g @ part for part in parts])
+        expected = sensitivity(x) @ squares
+        assert together.passing[i] == pytest.approx(expected, rel=1e-6, abs=1e-14)
 
 
 def error_weights_until(schedule, weights, c, stop):
