@@ -141,8 +141,8 @@ def sensitivity(x: Array) -> Array:
 
     The model answers to a sample that is off by going elsewhere, and the more so near pure noise,
     where the flow still decides what the sample becomes: there a deviation grows on its way. Taken
-    as `EARLY (x / x_0)^EARLY_POWER` per unit of relative time, which was fitted to the closed loop of
-    286 plans of three small trained models. On the text-to-image one early deviations explain most
+    as `EARLY (x / x_0)^EARLY_POWER` per unit of relative time, fitted to the closed loop of 286
+    plans of three small trained models. On the text-to-image one early deviations explain most
     of the final error (rank correlation at 5x 0.92, without this weight 0.44; plans gain 3 to 5 dB
     at 3x); on the two digit models it is not needed and costs about half a dB.
     """
