@@ -160,7 +160,8 @@ def node_text(node: fx.Node) -> str:
         call = f"get @{node.target}"
     else:
         call = op_name(node.target)
-    operands = [_arg(a) for a in node.args]
+    # A conditional's operands are what its arms read, and shown there.
+    operands = [_arg(a) for a in (node.args[:1] if node.target is cache_cond else node.args)]
     operands += [f"{k}={_arg(v)}" for k, v in node.kwargs.items()]
     if node.target in CACHE_OPS:
         text = f"%{node.name} = {call} {', '.join(operands)}"

@@ -66,6 +66,12 @@ def is_static(value: Tensor) -> bool:
     return not any(isinstance(s, torch.SymInt) for s in value.shape)
 
 
+def same_layout(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one traced shape have the same strides; sizes of one have any."""
+    sizes = zip(shape_of(a), stride_of(a), stride_of(b), strict=True)
+    return all(size <= 1 or left == right for size, left, right in sizes)
+
+
 def is_dense(value: Tensor) -> bool:
     """Whether the traced layout is the contiguous one; sizes of one may have any stride."""
     expected = 1

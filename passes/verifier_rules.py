@@ -34,7 +34,7 @@ from .ir import (
     value_of,
 )
 from .printer import node_text, type_text
-from .symbolic import is_dense, is_static, shape_of, stride_of
+from .symbolic import is_dense, is_static, same_layout, shape_of, stride_of
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,7 @@ def v2(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
             continue
         for h, m in zip(*sides, strict=True):
             if isinstance(h, Tensor) and isinstance(m, Tensor):
-                strides = stride_of(h) == stride_of(m) or not is_static(m)
-                if _meta(h) == _meta(m) and strides:
+                if _meta(h) == _meta(m) and (same_layout(h, m) or not is_static(m)):
                     continue
                 got = f"{_shown(h)} from hit, {_shown(m)} from miss"
             else:

@@ -323,3 +323,16 @@ def test_no_pass_adds_a_guard_to_a_dynamic_trace(planned):
     torch._dynamo.reset()
     assert len(seen) == 1, "a second size must not compile again"
     assert seen[0][0] == seen[0][1]
+
+
+def test_a_size_of_one_may_have_any_stride(lowered, planned):
+    class Single(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(8, 8)
+
+        def forward(self, x, t):
+            return (self.lin(x) * t[:, None, None])[:, None].transpose(0, 1).clone()[0][:, :1]
+
+    done = lowered(Single(), models.wide(1), "cleanup", plan=planned("denoiser"), text=False)
+    assert len(done.variants) == 2
