@@ -4,6 +4,6 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "ir"))
-from conftest import lowered, planned, profile_of, seeded
+from pass_fixtures import lowered, planned, profile_of, seeded
 
 __all__ = ["lowered", "planned", "profile_of", "seeded"]
