@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +25,14 @@ T = TypeVar("T")
 
 class PlanError(ValueError):
     """A plan that cannot be made, read or used; the message says what to do about it."""
+
+
+def is_monotone(grid: Iterable[float]) -> bool:
+    """Whether a grid is finite and strictly falling, or finite and strictly rising."""
+    values = [float(t) for t in grid]
+    steps = [b - a for a, b in pairwise(values)]
+    finite = all(math.isfinite(t) for t in values)
+    return finite and (all(s < 0 for s in steps) or all(s > 0 for s in steps))
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class RegionSchedule:
 class Plan:
     """Schedules for the regions of one model on one grid of timesteps.
 
-    `timesteps` are as the model sees them, strictly decreasing. `expected_error` is the predicted
+    `timesteps` are as the model sees them, strictly monotone. `expected_error` is the predicted
     relative rms error of the final sample (`error_diffusion.score`), None if there was no profile.
     `solver` says where the sampler's weights came from: "grid", "measured" or "impulse:<class>".
     `shape` and `dtype` are those of the denoiser's output when it was recorded.
@@ -79,16 +87,12 @@ class Plan:
 
         Raises `PlanError` naming the first rule broken: rows cover the grid exactly (V11), a
         forecast never needs more outputs than were computed before it (V3), all numbers finite, a
-        strictly decreasing grid, step 0 computes, regions named once.
+        strictly monotone grid, step 0 computes, regions named once.
         """
         steps = len(self.timesteps)
         _require(steps >= 1, "V11: a plan needs at least one timestep")
         _require(bool(self.regions), "V11: a plan needs at least one region")
-        _require(
-            all(math.isfinite(t) for t in self.timesteps)
-            and all(a > b for a, b in pairwise(self.timesteps)),
-            "V11: timesteps must be finite and strictly decreasing",
-        )
+        _require(is_monotone(self.timesteps), "V11: timesteps must be finite and strictly monotone")
         for value, name in ((self.expected_error, "expected_error"), (self.guidance, "guidance")):
             _require(value is None or math.isfinite(value), f"{name} must be finite, got {value}")
         names = [region.region for region in self.regions]

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 
 from .error_diffusion import Array
-from .plan_format import Plan, PlanError, RegionSchedule
+from .plan_format import Plan, PlanError, RegionSchedule, is_monotone
 from .portfolio import FEWEST, guided_gram, solve, steps_for
 from .solver_weights import from_grid, impulse_response
 
@@ -147,21 +147,25 @@ def onto(profile: Profile, timesteps: Sequence[float] | None) -> Target:
     if timesteps is None:
         return Target(own, 0, 0, None)
     grid = np.asarray(timesteps, dtype=np.float64)
-    if grid.ndim != 1 or len(grid) < 3 or not np.isfinite(grid).all() or (np.diff(grid) >= 0).any():
-        raise PlanError("timesteps= must be at least 3 finite numbers, strictly decreasing")
-    slack = GRID_TOLERANCE * (own[0] - own[-1])
+    if grid.ndim != 1 or len(grid) < 3 or not is_monotone(grid):
+        raise PlanError("timesteps= must be at least 3 finite numbers, strictly monotone")
+    sign = np.sign(own[-1] - own[0])
+    if np.sign(grid[-1] - grid[0]) != sign:
+        raise PlanError("timesteps= runs against the profile's grid; reverse it")
+    slack = GRID_TOLERANCE * abs(own[0] - own[-1])
     if len(grid) == len(own) and np.allclose(grid, own, rtol=0.0, atol=slack):
         return Target(grid, 0, 0, None)
-    before = int(np.sum(grid > own[0] + slack))
-    after = int(np.sum(grid < own[-1] - slack))
+    before = int(np.sum(sign * (grid - own[0]) < -slack))
+    after = int(np.sum(sign * (grid - own[-1]) > slack))
     inside = grid[before : len(grid) - after]
     if len(inside) < 3:
         raise PlanError(
             f"the grid [{grid[-1]:g}, {grid[0]:g}] hardly overlaps the calibrated range "
             f"[{own[-1]:g}, {own[0]:g}]; are both in the same units? Calibrate on this grid"
         )
-    spline = CubicSpline(own[::-1], np.eye(len(own))[::-1], axis=0)
-    carry = np.asarray(spline(np.clip(inside, own[-1], own[0])), dtype=np.float64)
+    rising = np.argsort(own)
+    spline = CubicSpline(own[rising], np.eye(len(own))[rising], axis=0)
+    carry = np.asarray(spline(np.clip(inside, own.min(), own.max())), dtype=np.float64)
     return Target(grid, before, after, carry)
 
 
@@ -181,7 +185,8 @@ def solver_weights(profile: Profile, target: Target, scheduler: Any) -> tuple[Ar
         return profile.solver, "measured"
     own = np.asarray(profile.timesteps, dtype=np.float64)
     ratio = profile.solver / from_grid(profile.timesteps)
-    return grid * np.interp(target.timesteps, own[::-1], ratio[::-1]), "measured"
+    rising = np.argsort(own)
+    return grid * np.interp(target.timesteps, own[rising], ratio[rising]), "measured"
 
 
 def _widen(schedule: RegionSchedule, target: Target) -> RegionSchedule:

@@ -21,7 +21,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from .atomic_file import write_atomically
-from .plan_format import Plan
+from .plan_format import Plan, is_monotone
 from .plan_from_profile import DENOISER, FrontierRow, make_frontier, make_plan
 
 FORMAT = "ditcache.profile"
@@ -54,7 +54,8 @@ class Profile:
     """Measurements of one model on one grid of T timesteps; validated when made.
 
     `signature` names the model's graph. `timesteps` are as the model saw them, strictly
-    decreasing. `branches` names the CFG branches, `("",)` if there is one. `samples` counts the
+    monotone: falling in most models, rising where 0 is noise. `branches` names the CFG branches,
+    `("",)` if there is one. `samples` counts the
     generations. `sketch` is the width of the count-sketch that the inner products were taken
     through, 0 if they are exact. `guidance` is the scale of the conditional branch, None if unknown
     or if the branches are batched. `solver` [T] are the sampler's weights, None to take them from
@@ -227,9 +228,9 @@ def _check(profile: Profile) -> None:
     grid = np.asarray(profile.timesteps, dtype=np.float64)
     if steps < 3:
         raise ProfileError(f"a profile needs at least 3 steps, got {steps}; sample with more steps")
-    if not np.isfinite(grid).all() or (np.diff(grid) >= 0).any():
+    if not is_monotone(grid):
         raise ProfileError(
-            "timesteps must be finite and strictly decreasing; samplers that call the model "
+            "timesteps must be finite and strictly monotone; samplers that call the model "
             f"several times a step (Heun) cannot be profiled. Got {profile.timesteps}"
         )
     if profile.samples < 1:

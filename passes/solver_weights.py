@@ -25,15 +25,16 @@ LARGEST_RESIDUAL = 0.2
 
 
 def from_grid(timesteps: Sequence[float]) -> Array:
-    """Euler's weights on a flow: c_t = sigma_{t+1} - sigma_t, with the last step going to 0.
+    """Euler's weights on a flow: c_t = sigma_{t+1} - sigma_t, with the last step going to the end.
 
-    `timesteps` strictly decreasing, in [0, 1] or in [0, 1000]; returns [T] in units of sigma. A
-    grid that itself ends at 0 (as leading spacing does) gets its last step as long as the one
-    before.
+    `timesteps` strictly monotone, in [0, 1] or in [0, 1000]; returns [T] in units of sigma. A
+    rising grid (0 is noise) ends at 1. A grid that itself holds its end (as leading spacing does)
+    gets its last step as long as the one before.
     """
     grid = np.asarray(timesteps, dtype=np.float64)
-    sigma = grid / (1000.0 if grid[0] > 1.0 + 1e-6 else 1.0)
-    c = np.diff(np.append(sigma, 0.0))
+    sigma = grid / (1000.0 if np.max(grid) > 1.0 + 1e-6 else 1.0)
+    rises = len(grid) > 1 and grid[0] < grid[-1]
+    c = np.diff(np.append(sigma, 1.0 if rises else 0.0))
     if c[-1] == 0.0:
         c[-1] = c[-2] if len(c) > 1 else -1.0
     return c

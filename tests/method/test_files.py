@@ -86,7 +86,7 @@ def test_a_broken_plan_names_the_rule(message):
 
 
 def test_broken_grids_and_regions():
-    with pytest.raises(PlanError, match="decreasing"):
+    with pytest.raises(PlanError, match="monotone"):
         Plan("s", (1.0, 0.7, 0.7, 0.1), (region(),), "by hand").validate()
     with pytest.raises(PlanError, match="twice"):
         Plan("s", (1.0, 0.7, 0.4, 0.1), (region(), region()), "by hand").validate()
@@ -146,7 +146,7 @@ def test_unsound_profiles_are_refused(synthetic):
     wrong: list[tuple[str, dict[str, object]]] = [
         ("NaN", {"regions": (dataclasses.replace(good.regions[0], gram=nan),)}),
         ("shape", {"branches": ("a", "b")}),
-        ("decreasing", {"timesteps": (*good.timesteps[:-1], good.timesteps[0])}),
+        ("monotone", {"timesteps": (*good.timesteps[:-1], good.timesteps[0])}),
         ("at least one generation", {"samples": 0}),
         ("twice", {"regions": good.regions * 2}),
         ("solver", {"solver": np.ones(3)}),
@@ -227,5 +227,5 @@ def test_steps_outside_the_calibrated_range_compute(synthetic):
         p.plan(2, timesteps=[1000.0 * t for t in p.timesteps])
     with pytest.raises(PlanError, match="outside the calibrated range"):
         p.plan(computed_steps=len(below), timesteps=finer)
-    with pytest.raises(PlanError, match="decreasing"):
+    with pytest.raises(PlanError, match="runs against"):
         p.plan(2, timesteps=[0.1, 0.5, 0.9])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,3 +132,22 @@ def test_guided_gram_is_that_of_the_guided_output():
         assert np.allclose(guided_gram(g, 3.5, conditional), guided @ guided.T)
     assert np.allclose(guided_gram(g, None), y[0] @ y[0].T + y[1] @ y[1].T)
     assert np.allclose(guided_gram(g[:1, :1], 3.5), y[0] @ y[0].T)
+
+
+@pytest.mark.parametrize("policy", ["edf", "lagrange-2-best"])
+def test_rising_time_gives_the_plan_of_falling_time(synthetic, policy):
+    falling = synthetic.profile(steps=24)
+    rising = replace(falling, timesteps=tuple(1.0 - t for t in falling.timesteps))
+    one, other = (p.plan(speedup=3.0, policy=policy) for p in (falling, rising))
+    assert one.regions[0].computed == other.regions[0].computed
+    np.testing.assert_allclose(one.regions[0].weights, other.regions[0].weights, atol=1e-7)
+    assert other.validate().timesteps[0] == 0.0
+
+
+def test_a_rising_profile_serves_other_rising_grids(synthetic):
+    falling = synthetic.profile(steps=24)
+    rising = replace(falling, timesteps=tuple(1.0 - t for t in falling.timesteps))
+    grid = tuple(np.linspace(0.0, rising.timesteps[-1], 16).tolist())
+    assert len(rising.plan(speedup=2.0, timesteps=grid).timesteps) == 16
+    with pytest.raises(PlanError, match="runs against"):
+        rising.plan(speedup=2.0, timesteps=grid[::-1])
