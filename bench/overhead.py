@@ -11,7 +11,7 @@ import logging
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Timed(nn.Module):
 
 
 @contextmanager
-def stopwatch(cls: type, name: str, kept: dict[str, list[float]]) -> Iterator[None]:
+def stopwatch(cls: type, name: str, kept: dict[str, list[float]]) -> Generator[None]:
     """Time every call of a method while inside."""
     original = getattr(cls, name)
 

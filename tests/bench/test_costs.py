@@ -1,0 +1,39 @@
+"""Overhead and cold starts, on as little as shows that they measure what they say."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from bench import cold, overhead
+from bench.workload import FluxEmoji
+
+
+@pytest.mark.slow
+def test_parts_of_a_skipped_step_add_up():
+    row = overhead.measure(
+        FluxEmoji(), "all guards", batch=1, steps=8, generations=2, inner="eager"
+    )
+    parts = row["skipped_us"]
+    assert row["calls"] == 2 * 8 * 2
+    assert all(parts[name] > 0 for name in ("guards", "dispatch", "forecast"))
+    total = sum(parts[name] for name in ("guards", "dispatch", "forecast"))
+    assert parts["whole"] == pytest.approx(total, rel=0.25)
+    assert row["share"] == pytest.approx(parts["whole"] / row["computed_us"], rel=1e-3)
+    assert row["share"] < 1
+
+
+def test_cold_model_has_the_blocks_asked_for():
+    model = cold.build(2, 3)
+    assert len(model.transformer_blocks) == 2
+    assert len(model.single_transformer_blocks) == 3
+    with torch.no_grad():
+        assert model(**cold.inputs())[0].shape == (1, 64, 16)
+
+
+def test_a_failing_way_says_why(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(RuntimeError, match="inductor failed"):
+        cold.in_own_process("inductor", 1, 1)
