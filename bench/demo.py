@@ -279,7 +279,7 @@ def main() -> None:
     settings = QUICK if args.quick else Settings()
     if args.inner:
         settings = replace(settings, inner=args.inner)
-    run(settings, args.out, Console(width=max(Console().width, 150)))
+    run(settings, args.out, Console(width=max(Console().width, 120)))
 
 
 if __name__ == "__main__":
