@@ -38,12 +38,12 @@ class ClassifyInputs:
 
     Given::
 
-        graph @step(%proj_weight: f32[8,4], %x: f32[2,16,4], %t: f32[2], %text: f32[2,7,8])
+        graph @step(%timestep: f32[2], %text: f32[2,7,8], %hidden_states: f32[2,16,8], …
 
     Result::
 
-        graph @step(%proj_weight: f32[8,4] parameter, %x: f32[2,16,4] latents,
-                    %t: f32[2] timestep, %text: f32[2,7,8] condition)
+        graph @step(%timestep: f32[2] timestep, %text: f32[2,7,8] condition,
+                    %hidden_states: f32[2,16,8] latents, 10 parameters)
     """
 
     name: ClassVar[str] = "classify-inputs"

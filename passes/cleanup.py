@@ -23,15 +23,15 @@ class Cleanup:
 
     Given::
 
-        %a = linear(%x, @q.weight)
-        %b = linear(%x, @q.weight)
-        %dead = relu(%a)
-        %o = add(%a, %b)
+        %a = linear(%x, @q.weight, @q.bias) : f32[2,16,8] @q
+        %b = linear(%x, @q.weight, @q.bias) : f32[2,16,8] @q
+        %relu = relu(%a) : f32[2,16,8]
+        %add = add(%a, %b) : f32[2,16,8]
 
     Result::
 
-        %a = linear(%x, @q.weight)
-        %o = add(%a, %a)
+        %a = linear(%x, @q.weight, @q.bias) : f32[2,16,8] @q
+        %add = add(%a, %a) : f32[2,16,8]
     """
 
     name: ClassVar[str] = "cleanup"

@@ -33,17 +33,15 @@ class Dependence:
 
     Given::
 
-        %emb = time_embed(%t)                     // %t: timestep
-        %kv  = linear(%text, @to_kv.weight)       // %text: condition
-        %h   = linear(%x, @proj.weight)           // %x: latents
-        %o   = add(%h, %emb)
+        %linear = linear(%getitem, @time.weight, @time.bias) : f32[2,8] @time
+        %kv = linear(%text, @blocks.0.to_kv.weight, @blocks.0.to_kv.bias) : f32[2,7,8] …
+        %x = add(%hidden_states, %linear_2) : f32[2,16,8] @blocks.0
 
-    Result::
+    Result (no class behind an op means: volatile)::
 
-        %emb = time_embed(%t)                     // step
-        %kv  = linear(%text, @to_kv.weight)       // condition
-        %h   = linear(%x, @proj.weight)           // volatile
-        %o   = add(%h, %emb)                      // volatile
+        %linear = linear(%getitem, @time.weight, @time.bias) : f32[2,8] @time [step]
+        %kv = linear(%text, @blocks.0.to_kv.weight, @blocks.0.to_kv.bias) : … [condition]
+        %x = add(%hidden_states, %linear_2) : f32[2,16,8] @blocks.0
     """
 
     name: ClassVar[str] = "dependence"

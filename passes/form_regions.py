@@ -34,17 +34,17 @@ class FormRegions:
 
     Given::
 
-        %h1 = linear(%x, @blocks.0.attn.weight)   // volatile
-        %h2 = add(%x, %h1)
-        %h3 = linear(%h2, @blocks.1.mlp.weight)
-        return %h3
+        %x = add(%hidden_states, %linear_2) : f32[2,16,8] @blocks.0
+        %mul = mul(%x, %emb) : f32[2,16,8] @blocks.0
+        %linear_3 = linear(%mul, …) : f32[2,16,8] @blocks.0.mlp
+        %h = add(%x, %linear_3) : f32[2,16,8] @blocks.0
+        %linear_4 = linear(%h, @out.weight, @out.bias) : f32[2,16,8] @out
 
     Result::
 
-        region denoiser  (%x) -> (%h3)
-        region @blocks.0 (%x) -> (%h2)
-        region @blocks.0.attn (%x) -> (%h1)
-        region @blocks.1 (%h2) -> (%h3)
+        region denoiser (%hidden_states, %kv, %emb) -> (%linear_4) [volatile]  // denoiser, …
+        region @blocks.0 (%hidden_states, %kv, %emb) -> (%h) [volatile]  // block, 7.68 kMAC, …
+        region @blocks.0.mlp (%x, %emb) -> (%linear_3) [volatile]  // branch, 2.05 kMAC, 2 ops
     """
 
     name: ClassVar[str] = "form-regions"

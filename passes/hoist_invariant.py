@@ -49,19 +49,23 @@ class HoistInvariant:
 
     Given::
 
-        %kv  = linear(%text, @to_kv.weight)       // condition
-        %emb = linear(%t_feat, @time.weight)      // step
-        %s   = %emb[:, None]                      // step
-        %h   = attention(%x, %kv)                 // volatile
-        %o   = add(%h, %s)
+        %getitem = getitem(%timestep, (:, None)) : f32[2,1] [step]
+        %linear = linear(%getitem, @time.weight, @time.bias) : f32[2,8] @time [step]
+        %emb = getitem(%linear, (:, None)) : f32[2,1,8] [step]
+        %kv = linear(%text, …) : f32[2,7,8] @blocks.0.to_kv [condition]
 
     Result::
 
-        prologue condition (%text) { %kv = linear(%text, @to_kv.weight) }
-        prologue step (%t_feat)    { %emb = linear(%t_feat, @time.weight) }
-        %s   = %emb[:, None]
-        %h   = attention(%x, %kv)
-        %o   = add(%h, %s)
+        prologue condition -> %kv  // 896 MAC {
+          %kv = linear(%text, …) : f32[2,7,8] @blocks.0.to_kv [condition]
+          yield (%kv,)
+        }
+        prologue step -> %linear  // 16 MAC {
+          %getitem = getitem(%timestep, (:, None)) : f32[2,1] [step]
+          %linear = linear(%getitem, @time.weight, @time.bias) : f32[2,8] @time [step]
+          yield (%linear,)
+        }
+        %emb = getitem(%linear, (:, None)) : f32[2,1,8] [step]
     """
 
     name: ClassVar[str] = "hoist-invariant"

@@ -41,25 +41,26 @@ class InsertCache:
 
     Given::
 
-        graph @step(%x, %emb) {
-          %h = linear(%x, @proj.weight)
-          %o = add(%h, %emb)
-          return %o
-        }
+        %mul = mul(%x, %emb) : f32[2,16,8] @blocks.0
+        %linear_3 = linear(%mul, …) : f32[2,16,8] @blocks.0.mlp
+        %h = add(%x, %linear_3) : f32[2,16,8] @blocks.0
 
     Result::
 
-        graph @step(%x, %emb, %plan_denoiser: i1 host, $denoiser x2, %weights_denoiser) {
-          %o = cache.cond %plan_denoiser $denoiser {
-            hit:   %f = cache.forecast $denoiser, %weights_denoiser
-                   yield %f
-            miss:  %h = linear(%x, @proj.weight)
-                   %o = add(%h, %emb)
-                   cache.write $denoiser, %o
-                   yield %o
-          }
-          return %o
+        slot $blocks.0.mlp : f32[2,16,8] x2  2.0 KiB
+        …
+        %cache_cond = cache.cond %plan_blocks_0_mlp $blocks.0.mlp {
+          hit:
+            %cache_forecast = cache.forecast $blocks.0.mlp, %weights_blocks_0_mlp : f32[2,16,8]
+            yield (%cache_forecast,)
+          miss:
+            %mul = mul(%x, %emb) : f32[2,16,8] @blocks.0
+            %linear_3 = linear(%mul, …) : f32[2,16,8] @blocks.0.mlp
+            %cache_write = cache.write $blocks.0.mlp, %linear_3 : f32[2,16,8]
+            yield (%linear_3,)
         }
+        %getitem_1 = getitem(%cache_cond, 0) : f32[2,16,8] @blocks.0.mlp
+        %h = add(%x, %getitem_1) : f32[2,16,8] @blocks.0
     """
 
     name: ClassVar[str] = "insert-cache"

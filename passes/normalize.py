@@ -47,15 +47,15 @@ class Normalize:
 
     Given::
 
-        %out = empty_like(%h)
-        setitem(%out, (Ellipsis, slice(0, None, 2)), %a)
-        return %out
+        %out = empty_like(%h) : f32[2,16,8]
+        %setitem = setitem(%out, (..., 0::2), %mul_1)
+        return (%out,)
 
     Result::
 
-        %out = empty_like(%h)
-        %out_1 = functional_setitem(%out, (Ellipsis, slice(0, None, 2)), %a)
-        return %out_1
+        %out = empty_like(%h) : f32[2,16,8]
+        %setitem = functional_setitem(%out, (..., 0::2), %mul_1) : f32[2,16,8]
+        return (%setitem,)
     """
 
     name: ClassVar[str] = "normalize"

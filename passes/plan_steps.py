@@ -17,13 +17,13 @@ class PlanSteps:
     `passes.portfolio`; here the result is bound to the graph. A region that the graph lacks, that
     cannot be cached, or that overlaps another scheduled one is an error.
 
-    Given (and a plan over `denoiser` that computes 4 of 8 steps)::
+    Given (and a plan over `blocks.0.mlp` that computes 3 of 8 steps)::
 
-        region denoiser (%x, %emb) -> (%out) [volatile]
+        region @blocks.0.mlp (%x, %emb) -> (%linear_3) [volatile]  // branch, 2.05 kMAC, 2 ops
 
     Result::
 
-        region denoiser (%x, %emb) -> (%out) [volatile] scheduled C.C.C..C
+        region @blocks.0.mlp (%x, %emb) -> (%linear_3) [volatile]  // …, scheduled C.C..C..
     """
 
     name: ClassVar[str] = "plan"

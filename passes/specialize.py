@@ -23,13 +23,24 @@ class Specialize:
 
     Given::
 
-        %o = cache.cond %plan_denoiser $denoiser { hit: … forecast …  miss: … %h … write … }
-        return %o
+        %cache_cond = cache.cond %plan_blocks_0_mlp $blocks.0.mlp { hit: …  miss: … }
+        %getitem_1 = getitem(%cache_cond, 0) : f32[2,16,8] @blocks.0.mlp
+        %h = add(%x, %getitem_1) : f32[2,16,8] @blocks.0
+        return (%h,)
 
     Result::
 
-        variant 0 (denoiser: compute)   { …; return (%o), writes $denoiser = %o }
-        variant 1 (denoiser: forecast)  { %f = cache.forecast $denoiser, %weights; return (%f) }
+        variant 0 (blocks.0.mlp: compute) writes $blocks.0.mlp  // 9.73 kMAC {
+          %mul = mul(%x, %emb) : f32[2,16,8] @blocks.0
+          %linear_3 = linear(%mul, …) : f32[2,16,8] @blocks.0.mlp
+          %h = add(%x, %linear_3) : f32[2,16,8] @blocks.0
+          yield ((%h,), (%linear_3,))
+        }
+        variant 1 (blocks.0.mlp: forecast)  // 7.68 kMAC {
+          %cache_forecast = cache.forecast $blocks.0.mlp, %weights_blocks_0_mlp : f32[2,16,8]
+          %h = add(%x, %cache_forecast) : f32[2,16,8] @blocks.0
+          yield ((%h,), ())
+        }
     """
 
     name: ClassVar[str] = "specialize"

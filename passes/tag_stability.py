@@ -19,11 +19,11 @@ class TagStability:
 
     Given (and a profile in which @blocks.3 drifts by 0.031)::
 
-        region @blocks.3 (%h2) -> (%h3) [volatile]
+        region @blocks.3 (%h_3) -> (%h_4) [volatile]  // block, 7.68 kMAC, 6 ops
 
     Result::
 
-        region @blocks.3 (%h2) -> (%h3) [stable d=0.031]
+        region @blocks.3 (%h_3) -> (%h_4) [stable d=0.031]  // block, 7.68 kMAC, 6 ops
     """
 
     threshold: float = 0.25
