@@ -99,7 +99,8 @@ def make_row(
 
 def make_table(rows: list[Row], title: str) -> Table:
     """Lay the rows out as the one table of the demo."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.title_justify = table.caption_justify = "left"
     table.caption = (
         f"FD is {FRECHET} (lower is better), caption sim is {CAPTION} (higher is better); PSNR and "
         "SSIM are to the\nuncached pictures, PSNR with its 95% interval. Realised is speedup over "
