@@ -14,7 +14,8 @@ from typing import Any
 from . import scope
 
 MODULE = "diffusers.models.cache_utils"
-_MARK = "_ditcache_original"
+# By module name: a second copy of this package (as pytest may import) has branches of its own.
+_MARK = f"_{__name__}_original"
 
 
 def install() -> None:

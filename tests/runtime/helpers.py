@@ -30,6 +30,9 @@ def _(x: Tensor, what: str) -> Tensor:
     return torch.empty_like(x)
 
 
+count.register_autograd(lambda ctx, grad: (grad, None))
+
+
 @contextmanager
 def counting() -> Iterator[Counter[str]]:
     """Counts of the marked places that ran inside."""

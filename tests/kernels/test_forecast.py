@@ -1,0 +1,117 @@
+"""The forecast kernel: against its reference, in the interpreter, compiled, and on a device."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ditcache.kernels.forecast import MAX_HISTORY, forecast, forecast_reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def tolerance(dtype):
+    if dtype == torch.float32:
+        return {"rtol": 1e-5, "atol": 1e-5}
+    return {"rtol": 2 * torch.finfo(dtype).eps, "atol": 1e-3}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    k=st.integers(1, MAX_HISTORY),
+    shape=st.lists(st.integers(1, 9), min_size=0, max_size=4),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_property_the_host_path_equals_the_reference(k, shape, dtype):
+    slot, weights = torch.randn(k, *shape).to(dtype), torch.randn(k)
+    out = forecast(slot, weights)
+    assert (out.shape, out.dtype) == (torch.Size(shape), dtype)
+    torch.testing.assert_close(out, forecast_reference(slot, weights), **tolerance(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_single_entry_of_weight_one_is_copied_bit_for_bit(dtype):
+    slot = torch.randn(1, 5, 7).to(dtype)
+    out = forecast(slot, torch.ones(1))
+    assert torch.equal(out, slot[0])
+    out.zero_()
+    assert slot.abs().sum() > 0, "a copy, not a view"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sums_are_taken_in_fp32(dtype):
+    """1024 + 1 - 1024 is 1, but 0 where the sum is rounded to half precision in between."""
+    slot = torch.tensor([[2048.0], [1.0], [2048.0]]).to(dtype)
+    assert forecast(slot, torch.tensor([1.0, 1.0, -1.0])).item() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("slot", "weights", "message"),
+    [
+        (torch.ones(5, 2), torch.ones(5), "history of 1 to 4"),
+        (torch.ones(0, 2), torch.ones(0), "history of 1 to 4"),
+        (torch.ones(2, 2, dtype=torch.int32), torch.ones(2), "floating-point"),
+        (torch.ones(2, 2), torch.ones(3), "needs 2 weights"),
+        (torch.ones(2, 2), torch.ones(2, 1), "needs 2 weights"),
+    ],
+)
+def test_what_the_kernel_does_not_take_is_named(slot, weights, message):
+    with pytest.raises(ValueError, match=message):
+        forecast(slot, weights)
+
+
+def test_the_kernel_in_the_interpreter_equals_the_reference():
+    pytest.importorskip("triton")
+    script = Path(__file__).with_name("interpreted_forecast.py")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("ok") == 7 * 3 * 4
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_the_kernel_compiles_without_a_device(capability, dtype, tmp_path, monkeypatch):
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from ditcache.kernels.forecast import BLOCK, forecast_kernel
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    signature = {"slot": f"*{dtype}", "weights": "*fp32", "out": f"*{dtype}", "n": "i32"}
+    signature |= {"K": "constexpr", "BLOCK": "constexpr"}
+    source = ASTSource(forecast_kernel(), signature, constexprs={"K": 3, "BLOCK": BLOCK})
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    assert f"sm_{capability}" in made.asm["ptx"]
+    assert "fma.rn.f32" in made.asm["ptx"], "accumulates in fp32"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1,), (3, 5, 11), (1, 4097, 65), (2, 1 << 20)])
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_the_kernel_on_a_device(k, shape, dtype):
+    slot, weights = torch.randn(k, *shape, device="cuda").to(dtype), torch.randn(k, device="cuda")
+    torch.testing.assert_close(
+        forecast(slot, weights), forecast_reference(slot, weights), **tolerance(dtype)
+    )
+
+
+@pytest.mark.gpu
+def test_entries_beyond_two_to_the_31_elements():
+    slot = torch.zeros(3, 3 << 28, device="cuda", dtype=torch.float16)
+    slot[2, -1] = 1.0
+    assert forecast(slot, torch.tensor([0.0, 0.0, 2.0], device="cuda"))[-1].item() == 2.0
