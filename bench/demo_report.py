@@ -103,7 +103,7 @@ def make_table(rows: list[Row], title: str) -> Table:
     table.title_justify = table.caption_justify = "left"
     table.caption = (
         f"FD is {FRECHET} (lower is better), caption sim is {CAPTION} (higher is better); PSNR and "
-        "SSIM are to the\nuncached pictures, PSNR with its 95% interval. Realised is speedup over "
+        "SSIM are to the uncached pictures, PSNR with its 95% interval. Realised is speedup over "
         "MACs reduction. Wall: one batch, median."
     )
     table.add_column("", no_wrap=True)
