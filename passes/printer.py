@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import torch
@@ -66,12 +66,12 @@ def print_graph(
 def _header(graph: StepGraph, where: str) -> str:
     notes: list[str] = []
     if graph.regions:
-        notes.append(f"{len(graph.regions)} regions")
+        notes.append(_count(graph.regions, "region"))
         notes.append(macs_text(next(r.macs for r in graph.regions)) + "/step")
     if graph.slots:
-        notes.append(f"{len(graph.slots)} slots")
+        notes.append(_count(graph.slots, "slot"))
     if graph.variants:
-        notes.append(f"{len(graph.variants)} variants")
+        notes.append(_count(graph.variants, "variant"))
     return "// ditcache-opt: " + ", ".join([where or graph.name, *notes])
 
 
@@ -111,7 +111,7 @@ def _region_lines(graph: StepGraph, plan: Plan | None) -> list[str]:
     for r in graph.regions:
         name = f"@{r.name}" if r.path else r.name
         text = f"  region {name} ({_percent(r.live_ins, 4)}) -> ({_percent(r.live_outs, 4)})"
-        text += f" [{r.label}]  // {r.kind}, {macs_text(r.macs)}, {len(r.nodes)} ops"
+        text += f" [{r.label}]  // {r.kind}, {macs_text(r.macs)}, {_count(r.nodes, 'op')}"
         if r.name in graph.scheduled:
             text += f", scheduled {strips.get(r.name, '')}".rstrip()
         if r.refusal:
@@ -243,6 +243,10 @@ def macs_text(macs: int) -> str:
             number = f"{macs / size:.3g}" if macs < 100 * size else f"{macs / size:.0f}"
             return f"{number} {unit}MAC"
     return f"{macs} MAC"
+
+
+def _count(things: Sized, word: str) -> str:
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
 
 
 def _bytes(n: int) -> str:

@@ -216,6 +216,38 @@ class Permuted(nn.Module):
         return h * t[:, None, None]
 
 
+class StepBlock(nn.Module):
+    """The block of the model in the documentation: small enough to print whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn = nn.Linear(D, D)
+        self.mlp = nn.Linear(D, D)
+        self.to_kv = nn.Linear(D, D)
+
+    def forward(self, x: Tensor, emb: Tensor, text: Tensor) -> Tensor:
+        kv = self.to_kv(text)
+        x = x + self.attn(F.scaled_dot_product_attention(x, kv, kv))
+        return x + self.mlp(x * emb)
+
+
+class Step(nn.Module):
+    """The model in the documentation."""
+
+    def __init__(self):
+        super().__init__()
+        self.time = nn.Linear(1, D)
+        self.blocks = nn.ModuleList([StepBlock()])
+        self.out = nn.Linear(D, D)
+
+    def forward(self, hidden_states: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        emb = self.time(timestep[:, None])[:, None]
+        h = hidden_states
+        for block in self.blocks:
+            h = block(h, emb, text)
+        return self.out(h)
+
+
 def inputs(batch: int = 2, tokens: int = 16) -> dict[str, Tensor]:
     """Arguments of `Residual`: [B,N,4], [B], [B,7,8]."""
     generator = torch.Generator().manual_seed(1)
