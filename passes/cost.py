@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from .effects import op_base
+from .effects import bodies, op_base
 from .ir import CACHE_OPS, flat_nodes, relayout, value_of
 from .symbolic import hint, shape_of, stride_of
 
@@ -47,6 +47,8 @@ def _count(node: fx.Node) -> int:
         return 0
     if node.target is relayout:
         return 0
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        return sum(total_macs(body.graph.nodes) for body in bodies(node))
     values = {n: value_of(n) for n in flat_nodes((node.args, node.kwargs))}
     tensors = [v for v in values.values() if isinstance(v, Tensor)]
     if not tensors or not any(v.is_floating_point() for v in tensors):
@@ -62,13 +64,14 @@ def _count(node: fx.Node) -> int:
     # On meta tensors of the traced sizes: symbolic ones would add guards to the trace.
     args, kwargs = tree_map(_plain, (args, kwargs))
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        if node.op == "call_method":
-            getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        elif node.op == "call_function":
-            cast(Any, node.target)(*args, **kwargs)
-        else:
-            return 0
+    try:
+        with torch.no_grad(), counter:
+            if node.op == "call_method":
+                getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            else:
+                cast(Any, node.target)(*args, **kwargs)
+    except Exception:  # a custom op without a meta kernel may raise anything; it counts zero
+        return 0
     return int(counter.get_total_flops()) // 2
 
 

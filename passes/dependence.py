@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,26 +51,37 @@ class Dependence:
 
     def apply(self, graph: StepGraph, ctx: PassContext) -> PassResult:
         """Set `meta["depends"]` on every node (and `meta["autocast"]` inside autocast ranges)."""
-        for node in graph.graph.nodes:
-            kind = kind_of(node)
-            if kind is not None:
-                node.meta["depends"] = SOURCES.get(kind, Depends.LATENT)
-            else:
-                node.meta["depends"] = _join(node)
         ranges = autocast_ranges(graph.graph)
         for index, group in enumerate(ranges):
-            joined = Depends.CONST
             for node in group:
-                joined |= depends_of(node)
-            for node in group:
-                node.meta["depends"], node.meta["autocast"] = joined, index
-        if ranges:  # a raised range raises what follows it; an autocast range holds no later input
+                node.meta["autocast"] = index
+        for node in graph.graph.nodes:
+            kind = kind_of(node)
+            node.meta["depends"] = SOURCES.get(kind, Depends.LATENT) if kind else Depends.CONST
+        changed = True
+        while changed:  # twice, and once more for each raised range that feeds a later one
+            changed = False
             for node in graph.graph.nodes:
                 if kind_of(node) is None:
-                    node.meta["depends"] = depends_of(node) | _join(node)
+                    changed |= _raise([node], _join(node))
+            for group in ranges:
+                joined = Depends.CONST
+                for node in group:
+                    joined |= depends_of(node)
+                changed |= _raise(group, joined)
         calls = [n for n in graph.graph.nodes if n.op.startswith("call")]
         stats: dict[str, Any] = dict(Counter(depends_of(n).stability for n in calls))
         return PassResult(graph.with_(facts=graph.facts | self.ensures), True, stats)
+
+
+def _raise(nodes: Iterable[fx.Node], to: Depends) -> bool:
+    """Join `to` into the class of each node; whether any changed."""
+    changed = False
+    for node in nodes:
+        raised = depends_of(node) | to
+        changed |= raised != depends_of(node)
+        node.meta["depends"] = raised
+    return changed
 
 
 def _join(node: fx.Node) -> Depends:

@@ -92,7 +92,7 @@ def is_random(node: fx.Node) -> bool:
     if not node.op.startswith("call"):
         return False
     if isinstance(node.target, torch._ops.HigherOrderOperator):
-        return any(is_random(n) for body in _bodies(node) for n in body.graph.nodes)
+        return any(is_random(n) for body in bodies(node) for n in body.graph.nodes)
     name = op_base(node)
     if "dropout" in name or name == "rrelu":
         at = 4 if name == "rrelu" else 2
@@ -132,8 +132,8 @@ def written(node: fx.Node) -> tuple[fx.Node, ...]:
                 found.extend(flat_nodes(given))
         return tuple(found)
     if isinstance(node.target, torch._ops.HigherOrderOperator):
-        bodies = [body for body in _bodies(node) if _writes_operand(body)]
-        return tuple(n for n in node.all_input_nodes if n.op != "get_attr") if bodies else ()
+        writing = any(_writes_operand(body) for body in bodies(node))
+        return tuple(n for n in node.all_input_nodes if n.op != "get_attr") if writing else ()
     out = tuple(flat_nodes(node.kwargs.get("out")))
     first = node.args[0] if node.args else node.kwargs.get("input")
     if not isinstance(first, fx.Node):
@@ -248,7 +248,7 @@ def recompute(node: fx.Node) -> Any:
         return cast(Any, node.target)(*args, **kwargs)
 
 
-def _bodies(node: fx.Node) -> list[fx.GraphModule]:
+def bodies(node: fx.Node) -> list[fx.GraphModule]:
     """The graphs that a higher-order op calls."""
     owner = node.graph.owning_module
     found: list[fx.GraphModule] = []

@@ -199,7 +199,7 @@ def _pure(node: fx.Node) -> tuple[Any, Any, Any]:
         twin = getattr(packet, node.target._overloadname, None)
     elif node.op == "call_method":
         twin = name[:-1] if callable(getattr(Tensor, name[:-1], None)) else None
-    elif name.endswith("_"):
+    elif node.target is getattr(torch, name, None):
         twin = getattr(torch, name[:-1], None)
     if twin is None:
         raise PassError(

@@ -189,3 +189,45 @@ def test_drift_is_shown_where_a_profile_measured_it(filecheck, lowered, profile_
         CHECK: region @blocks.0 {{.*}} [volatile]
         """,
     )
+
+
+def test_a_raised_autocast_range_raises_the_next_as_a_whole(lowered):
+    """The first range mixes time and latents; all of the second, which reads it, is latent."""
+
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.time = torch.nn.Linear(1, 8)
+            self.more = torch.nn.Linear(8, 8)
+            self.blocks = torch.nn.ModuleList([torch.nn.Linear(8, 8)])
+
+        def forward(self, x, t):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                emb = self.time(t[:, None])
+                h = self.blocks[0](x)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                emb = self.more(emb)
+            return h.float() * emb[:, None].float()
+
+    from ditcache.passes.dependence import autocast_ranges
+    from ditcache.passes.ir import depends_of
+
+    graph = lowered(Two(), models.wide(), "form-regions", text=False)
+    ranges = autocast_ranges(graph.graph)
+    assert len(ranges) == 2
+    assert {depends_of(n).stability for group in ranges for n in group} == {"volatile"}
+    assert graph.region("denoiser").refusal is None
+
+
+def test_work_inside_a_higher_order_op_counts(lowered):
+    class Checkpointed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = torch.nn.ModuleList([torch.nn.Linear(8, 8)])
+
+        def forward(self, x, t):
+            h = torch.utils.checkpoint.checkpoint(self.blocks[0], x, use_reentrant=False)
+            return h * t[:, None, None]
+
+    graph = lowered(Checkpointed(), models.wide(), "cleanup", text=False)
+    assert graph.region("denoiser").macs == 2 * 16 * 8 * 8
