@@ -48,7 +48,7 @@ def run(setting: Setting, work: Path, out: Path, console: Console) -> dict[str, 
         )
         tiers = [
             exact.measure(study.workload, batches, steps=setting.steps, inner=inner)
-            for inner in dict.fromkeys(("eager", setting.inner))
+            for inner in setting.exact
         ]
         progress.update(task, advance=1)
     wanted = [f"{m} {b:g}x" for b in setting.budgets for m in setting.methods]
@@ -162,6 +162,7 @@ def main() -> None:
             calibration=2 if args.quick else args.calibration,
             steps=8 if args.quick else 50,
             inner=args.inner,
+            exact=("eager",) if args.quick else ("eager", "inductor"),
             methods=("edf", "reuse", FEWER) if args.quick else tuple(args.methods),
             budgets=(2.0,) if args.quick else tuple(args.budgets),
         )

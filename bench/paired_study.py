@@ -49,7 +49,8 @@ Tick = Callable[[], None]
 class Setting:
     """What is compared: `n` held-out samples, plans from `calibration` others.
 
-    Both are topped up to whole batches, so that no second shape is compiled.
+    Both are topped up to whole batches, so that no second shape is compiled. `inner` compiles the
+    parts for the comparison, each of `exact` those for a check of the exact tier.
     """
 
     model: str
@@ -58,6 +59,7 @@ class Setting:
     calibration: int = 16
     steps: int = 50
     inner: str = "eager"
+    exact: tuple[str, ...] = ("eager", "inductor")
     methods: tuple[str, ...] = METHODS
     budgets: tuple[float, ...] = BUDGETS
 
@@ -207,7 +209,7 @@ class Study:
 
 def _key(setting: Setting, model: torch.nn.Module) -> str:
     """Name setting and weights in a few characters; which methods and budgets run is left out."""
-    kept = {k: v for k, v in asdict(setting).items() if k not in ("methods", "budgets")}
+    kept = {k: v for k, v in asdict(setting).items() if k not in ("methods", "budgets", "exact")}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
     for parameter in model.parameters():
         digest.update(parameter.detach().float().contiguous().numpy().tobytes())

@@ -108,6 +108,7 @@ def test_paired_goes_on_where_it_stopped(tmp_path, model):
         batch=2,
         calibration=2,
         steps=6,
+        exact=("eager",),
         methods=("edf", "reuse", FEWER),
         budgets=(2.0,),
     )
