@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -59,8 +58,8 @@ def _forecast_triton(slot: Tensor, weights: Tensor) -> Tensor:
 
 
 @functools.cache
-def forecast_kernel() -> Callable[..., Any]:
+def forecast_kernel() -> Any:
     """The jitted kernel. Built on first use: importing triton costs a CPU-only process nothing."""
-    from ._forecast_kernel import forecast_kernel as kernel  # noqa: PLC0415
+    from ._forecast_kernel import forecast_kernel as kernel
 
     return kernel

@@ -8,28 +8,25 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from . import scope
+from .seen import Conditions, Latents, Seen
 
 MAX_TRACKS = 16  # threads that came and went; explicit generations are dropped at their end
 MAX_BRANCHES = 8
-GLIMPSE = 256  # entries of the latents that are compared from step to step
-RELATED = 0.5  # cosine; a sampler's own steps stay above 0.8, other seeds come near 0
 TOO_MANY_CALLS = "more calls than timesteps"
 CONDITION_CHANGED = "a condition changed"
-
-Glimpse = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Where one call stands. `track` is a thread or an explicit generation, `serial` counts the
-    generations in it, `step` the denoising steps from 0; `timestep` is as the model saw it.
-    `cause` says why a generation began with this call, "" if none did.
+    """Where one call stands.
+
+    `track` is a thread or an explicit generation, `serial` counts the generations in it, `step` the
+    denoising steps from 0; `timestep` is as the model saw it. `cause` says why a generation began
+    with this call, "" if none did.
     """
 
     track: Hashable
@@ -53,107 +50,15 @@ class Track:
     step: int = -1
     timestep: float | None = None
     direction: int = 0
-    called: dict[str, Seen] = field(default_factory=dict[str, "Seen"])  # in this step
-    conditions: dict[str, Conditions] = field(default_factory=dict[str, "Conditions"])
-    latents: dict[str, Latents] = field(default_factory=dict[str, "Latents"])  # latest, by branch
+    called: dict[str, Seen] = field(default_factory=dict[str, Seen])  # in this step
+    conditions: dict[str, Conditions] = field(default_factory=dict[str, Conditions])
+    latents: dict[str, Latents] = field(default_factory=dict[str, Latents])  # latest, by branch
 
     def begin(self) -> None:
         """A new generation: nothing is known of it yet."""
         self.serial += 1
         self.step, self.timestep, self.direction = -1, None, 0
         self.called, self.conditions, self.latents = {}, {}, {}
-
-
-class Seen:
-    """A value as it was when seen: tells later whether another one is the same.
-
-    Keeps the tensor alive, so that an address cannot be taken for another tensor's; a tensor that
-    was written to since is no longer the same. Inference tensors count no writes: some of their
-    entries are kept to compare.
-    """
-
-    __slots__ = ("glimpse", "value", "version")
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        self.version = version_of(value)
-        unversioned = isinstance(value, Tensor) and value.is_inference()
-        self.glimpse = glimpse(value) if unversioned else None
-
-    def same(self, other: Any) -> bool:
-        """Whether `other` holds what was seen: the same object unchanged, or equal values."""
-        mine = self.value
-        if not isinstance(mine, Tensor) or not isinstance(other, Tensor):
-            return type(mine) is type(other) and bool(mine == other)
-        if version_of(mine) != self.version:
-            return False
-        if self.glimpse is not None and not np.array_equal(self.glimpse, glimpse(mine)):
-            return False
-        if mine is other:
-            return True
-        if mine.shape != other.shape or mine.dtype != other.dtype or mine.device != other.device:
-            return False
-        if mine.data_ptr() == other.data_ptr() and mine.stride() == other.stride():
-            return True
-        return torch.equal(mine, other)
-
-
-class Conditions:
-    """All conditions of a call, by name: another graph may have them in another order."""
-
-    __slots__ = ("names", "seen")
-
-    def __init__(self, values: Sequence[Any], names: tuple[str, ...]) -> None:
-        self.names = names
-        self.seen = tuple(Seen(v) for v in values)
-
-    def same(self, values: Sequence[Any], names: tuple[str, ...]) -> bool:
-        """Whether a call has the same conditions."""
-        if self.names != names or len(self.seen) != len(values):
-            return False
-        return all(seen.same(value) for seen, value in zip(self.seen, values, strict=True))
-
-
-class Latents:
-    """What the latents of a call looked like: enough to tell whether later ones stem from them.
-
-    A sampler changes its latents a little at each step, while the latents of another generation
-    are other noise: that shows in a few hundred entries, which is what keeps two generations that
-    share a thread and a prompt apart. Reading them from a CUDA tensor waits for the device, as
-    reading the timestep does.
-    """
-
-    __slots__ = ("entries", "kind", "norm")
-
-    def __init__(self, value: Any) -> None:
-        tensor = isinstance(value, Tensor)
-        self.kind = (value.shape, value.dtype, value.device) if tensor else None
-        self.entries = glimpse(value) if tensor else None
-        self.norm = 0.0 if self.entries is None else float(self.entries @ self.entries) ** 0.5
-
-    def leads_to(self, later: Latents) -> bool:
-        """Whether a sampler can have made `later`, of equal shape, from these."""
-        if self.entries is None or later.entries is None:
-            return True
-        product = float(self.entries @ later.entries)
-        return product >= RELATED * self.norm * later.norm  # false for NaN
-
-
-def glimpse(value: Tensor) -> Glimpse:
-    """Some of a tensor's entries, evenly spread, as a copy in fp32 on the host."""
-    flat = value.detach().reshape(-1)
-    stride = flat.numel() // GLIMPSE | 1  # odd: an even one would meet few channels
-    picked = flat[::stride]
-    if picked.is_complex():
-        picked = torch.view_as_real(picked).reshape(-1)
-    return np.array(picked.to("cpu", torch.float32).numpy())
-
-
-def version_of(value: Any) -> int:
-    """The in-place version counter; inference tensors have none and count as unchanged."""
-    if not isinstance(value, Tensor) or value.is_inference():
-        return 0
-    return value._version
 
 
 class Clock:

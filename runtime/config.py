@@ -75,9 +75,13 @@ def parse(options: Mapping[str, Any] | None) -> Config:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise OptionError(f"unknown option {key!r}.{hint} Known: {', '.join(known)}")
-    budgets = [k for k in ("speedup", "computed_steps", "max_error", "plan") if given.get(k) is not None]
+    budgets = [
+        k for k in ("speedup", "computed_steps", "max_error", "plan") if given.get(k) is not None
+    ]
     if len(budgets) > 1:
-        raise OptionError(f"options {' and '.join(map(repr, budgets))} exclude each other; keep one")
+        raise OptionError(
+            f"options {' and '.join(map(repr, budgets))} exclude each other; keep one"
+        )
     _number(given, "speedup", 1.0, "a factor of at least 1, e.g. 3.0")
     _number(given, "computed_steps", 1, "a whole number of steps", whole=True)
     _number(given, "max_error", 0.0, "a relative error such as 0.01")
@@ -97,11 +101,15 @@ def parse(options: Mapping[str, Any] | None) -> Config:
     if isinstance(plan, (str, Path)):
         given["plan"] = Plan.load(plan)
     elif plan is not None and not isinstance(plan, Plan):
-        raise OptionError(f"option 'plan' is a {type(plan).__name__}; expected a Plan or a path to one")
+        raise OptionError(
+            f"option 'plan' is a {type(plan).__name__}; expected a Plan or a path to one"
+        )
     return Config(**given)
 
 
-def _number(given: Mapping[str, Any], key: str, least: float, what: str, *, whole: bool = False) -> None:
+def _number(
+    given: Mapping[str, Any], key: str, least: float, what: str, *, whole: bool = False
+) -> None:
     value = given.get(key)
     if value is None:
         return

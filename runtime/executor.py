@@ -16,31 +16,12 @@ from ..passes.verifier import VerifyError
 from . import dispatcher
 from .clock import Moment, read_timestep
 from .config import Config
-from .dispatcher import Decision, GenerationState, Sample
+from .dispatcher import Decision, GenerationState
 from .program import Program
+from .seen import GraphIdentity
 from .session import Session
 from .slots import SlotSet
-
-
-class GraphIdentity:
-    """Stands for a compiled graph among the conditions of a generation.
-
-    Dynamo goes over to another graph where a flag or an attribute of the model changed, which is a
-    change of what the model computes. Where it goes over to a graph of symbolic sizes, the model is
-    the same.
-    """
-
-    def __init__(self, owner: object, symbolic: bool) -> None:
-        self._owner = owner
-        self._symbolic = symbolic
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, GraphIdentity):
-            return False
-        return self._owner is other._owner or self._symbolic or other._symbolic
-
-    def __hash__(self) -> int:
-        return 0
+from .values import all_finite, by_region, sample
 
 
 class StepExecutor:
@@ -84,6 +65,7 @@ class StepExecutor:
         return self._macs
 
     def __call__(self, *args: Any) -> Any:
+        """One call of the model: `args` are the graph's inputs; gives the graph's outputs."""
         session = self.session
         session.stats.calls += 1
         session.stats.macs_uncached += self._macs
@@ -124,7 +106,7 @@ class StepExecutor:
         recording = state.recording if state is not None else None
         if recording is not None and moment is not None:
             latents = args[self._latents] if self._latents is not None else None
-            recording.add(moment, latents, _by_region(values, program))
+            recording.add(moment, latents, by_region(values, program.region_of))
         return outputs
 
     def _planned(
@@ -160,14 +142,13 @@ class StepExecutor:
             stats.computed += 1
             if state.recording is not None:
                 latents = args[self._latents] if self._latents is not None else None
-                state.recording.add(moment, latents, _by_region(values, program))
+                state.recording.add(moment, latents, by_region(values, program.region_of))
         if values:
-            self._keep(program, moment, state, slots, decision, values)
+            self._keep(moment, state, slots, decision, values)
         return outputs
 
     def _keep(
         self,
-        program: Program,
         moment: Moment,
         state: GenerationState,
         slots: SlotSet,
@@ -181,8 +162,9 @@ class StepExecutor:
         """
         plan = decision.plan
         assert plan is not None
+        program = self.program(plan)
         if state.sample is None:
-            state.sample = _sample(values, program, plan.regions[0].region)
+            state.sample = sample(values, program.region_of, plan.regions[0].region)
             if state.sample is not None and not state.sample.suits(plan):
                 # Only now is it known; perhaps there is a plan for this shape on the same grid.
                 state.plan = None
@@ -280,38 +262,9 @@ def analyse(graph: StepGraph, config: Config) -> StepGraph:
     return done
 
 
-def all_finite(value: Any) -> bool:
-    """Whether every floating-point tensor in a nested result is finite. Waits for the device."""
-    if isinstance(value, Tensor):
-        return not value.is_floating_point() or bool(torch.isfinite(value).all())
-    if isinstance(value, (tuple, list)):
-        return all(all_finite(v) for v in value)
-    return True
-
-
 def _is_size(source: str) -> bool:
     return any(part in source for part in (".size()", ".stride()", ".storage_offset()"))
 
 
 def _only(kinds: Sequence[InputKind | None], kind: InputKind) -> int | None:
     return next((i for i, k in enumerate(kinds) if k is kind), None)
-
-
-def _sample(values: dict[str, Tensor], program: Program, region: str) -> Sample | None:
-    """What the planned region gave, as a recording of it would say; None if it was forecast."""
-    parts = [v for slot, v in values.items() if program.region_of[slot] == region]
-    if not parts:
-        return None
-    shape = tuple(parts[0].shape) if len(parts) == 1 else (sum(p.numel() for p in parts),)
-    return Sample(shape, str(parts[0].dtype).removeprefix("torch."))
-
-
-def _by_region(values: dict[str, Tensor], program: Program) -> dict[str, Tensor]:
-    """Written values by region; several live-outs of one region become one flat tensor."""
-    groups: dict[str, list[Tensor]] = {}
-    for slot, value in values.items():
-        groups.setdefault(program.region_of[slot], []).append(value)
-    return {
-        region: parts[0] if len(parts) == 1 else torch.cat([p.reshape(-1) for p in parts])
-        for region, parts in groups.items()
-    }

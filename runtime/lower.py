@@ -6,32 +6,20 @@ function, with their weights as inputs. Cache ops stay between the pieces and ca
 
 from __future__ import annotations
 
-import hashlib
-import operator
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch._dynamo.backends.registry import lookup_backend
 from torch._guards import TracingContext, tracing
 
-from ..kernels.forecast import forecast
-from ..passes.form_regions import block_path
-from ..passes.ir import (
-    Depends,
-    cache_forecast,
-    cache_read,
-    depends_of,
-    output_node,
-    placeholders,
-    value_of,
-)
+from ..passes.ir import output_node, placeholders, value_of
+from .pieces import RUNTIME_OPS, ambient, extract, partition, structural_key
 
 Compiled = Callable[..., Any]
-RUNTIME_OPS: dict[Any, Compiled] = {cache_forecast: forecast, cache_read: cache_read}
 
 
 @dataclass
@@ -39,6 +27,8 @@ class PieceCache:
     """Compiled pieces by structural key, shared by all graphs of a process and inner compiler."""
 
     pieces: dict[str, Compiled] = field(default_factory=dict[str, Compiled])
+    # What the keys name by id: as long as it lives, nothing else can have that id.
+    alive: list[fx.GraphModule] = field(default_factory=list[fx.GraphModule])
     lock: threading.RLock = field(default_factory=threading.RLock)
     hits: int = 0
 
@@ -71,6 +61,7 @@ class Lowered:
         self._result = result
 
     def __call__(self, *args: Any) -> Any:
+        """Run the program on the graph's inputs, in order; gives what the graph gives."""
         regs: list[Any] = [None] * self._registers
         regs[: len(args)] = args
         for step in self.code:
@@ -136,13 +127,14 @@ def _lower_pieces(module: fx.GraphModule, inner: str) -> Lowered:
             piece, inputs, outputs = extract(module, nodes)
             if not outputs:
                 continue
-            key = structural_key(piece)
+            key = f"{structural_key(piece)} {ambient()}"
             kinds.add(key)
             with cache.lock:
                 if key in cache.pieces:
                     cache.hits += 1
                 else:
                     cache.pieces[key] = _compile(piece, inner)
+                    cache.alive.append(piece)
                 fn = cache.pieces[key]
         for node in outputs:
             register[node] = len(register)
@@ -169,66 +161,6 @@ def _registers_of(value: Any, register: dict[fx.Node, int]) -> Any:
     return value
 
 
-def partition(graph: fx.Graph) -> list[list[fx.Node]]:
-    """Cut the graph's calls into pieces at block borders and around cache ops, in order.
-
-    The latent path decides: a piece is a run of one block. What does not depend on the latents
-    (views of hoisted values) joins the first piece that reads it, wherever it stood before.
-    Autocast ranges are never cut, since their pieces take the join of the range.
-    """
-    calls = [n for n in graph.nodes if n.op not in ("placeholder", "output")]
-    piece_of: dict[fx.Node, int] = {}
-    current, span = None, None
-    count = 0
-    for node in calls:
-        runtime = node.target in RUNTIME_OPS
-        if not runtime and not depends_of(node) & Depends.LATENT and "autocast" not in node.meta:
-            continue
-        path = f"op:{node.name}" if runtime else block_path(node)
-        inside_range = span is not None and node.meta.get("autocast") == span
-        if path != current and not inside_range:
-            count += 1
-            current = path
-        span = node.meta.get("autocast")
-        piece_of[node] = count - 1
-    count = max(count, 1)
-    for node in reversed(calls):
-        if node not in piece_of:
-            readers = [piece_of[u] for u in node.users if u in piece_of]
-            piece_of[node] = min(readers, default=count - 1)
-    for node in calls:  # a tuple stays inside its piece: only its parts cross a border
-        if node.target is operator.getitem and not isinstance(value_of(node.args[0]), Tensor):
-            piece_of[node] = piece_of.get(cast(fx.Node, node.args[0]), piece_of[node])
-    pieces: list[list[fx.Node]] = [[] for _ in range(count)]
-    for node in calls:
-        pieces[piece_of[node]].append(node)
-    return [_canonical(p) for p in pieces if p]
-
-
-def _canonical(piece: list[fx.Node]) -> list[fx.Node]:
-    """The piece with each invariant node right before its first reader.
-
-    Passes leave invariant nodes in different places; equal blocks must come out in equal order.
-    """
-    latent = [n for n in piece if depends_of(n) & Depends.LATENT]
-    if not latent:
-        return piece
-    inside, done = set(piece), dict[fx.Node, None]()
-
-    def emit(node: fx.Node) -> None:
-        if node not in inside or node in done:
-            return
-        for arg in node.all_input_nodes:
-            emit(arg)
-        done[node] = None
-
-    for node in latent:
-        emit(node)
-    for node in piece:  # what only a later piece reads
-        emit(node)
-    return list(done)
-
-
 def _last_uses(pieces: list[list[fx.Node]], output: fx.Node) -> dict[fx.Node, int]:
     """Index of the last piece that reads each value; graph outputs are read for ever."""
     last: dict[fx.Node, int] = {}
@@ -241,74 +173,9 @@ def _last_uses(pieces: list[list[fx.Node]], output: fx.Node) -> dict[fx.Node, in
     return last
 
 
-def extract(
-    module: fx.GraphModule, nodes: Sequence[fx.Node]
-) -> tuple[fx.GraphModule, list[fx.Node], list[fx.Node]]:
-    """A piece as a module of its own, with the values that it reads and the values that it gives.
-
-    Inputs come in order of first use, outputs in graph order, so that equal blocks agree.
-    """
-    inside = set(nodes)
-    inputs = list(dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in inside))
-    outputs = [n for n in nodes if any(u not in inside for u in n.users)]
-    graph = fx.Graph()
-    env: dict[fx.Node, fx.Node] = {}
-    for i, arg in enumerate(inputs):
-        env[arg] = graph.placeholder(f"in_{i}")
-        env[arg].meta = {"example_value": value_of(arg)}
-    for node in nodes:
-        env[node] = graph.node_copy(node, env.__getitem__)
-    graph.output(tuple(env[n] for n in outputs))
-    piece = fx.GraphModule(module, graph)
-    return piece, inputs, outputs
-
-
-def structural_key(piece: fx.GraphModule) -> str:
-    """A hash equal for two pieces exactly if one compiled function can serve both.
-
-    Covers the ops, every constant, the wiring by position (so the order of inputs too), and
-    shape, stride, dtype and device of each input.
-    """
-    number: dict[fx.Node, int] = {}
-    lines: list[str] = []
-    for node in piece.graph.nodes:
-        if node.op == "placeholder":
-            lines.append(_input_key(value_of(node)))
-        else:
-            what = node.target if isinstance(node.target, str) else _qualified(node.target)
-            if node.op == "get_attr":
-                what = f"{what}@{id(operator.attrgetter(str(node.target))(piece))}"
-            args = fx.map_arg((node.args, node.kwargs), lambda n: _Named(number[n]))
-            lines.append(f"{node.op} {what} {args!r}")
-        number[node] = len(number)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-class _Named:
-    """A value by its number; prints as such inside an argument list."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-
-    def __repr__(self) -> str:
-        return f"%{self.index}"
-
-
-def _qualified(target: Any) -> str:
-    # The id keeps two same-named functions (lambdas, closures) apart.
-    return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', target)}#{id(target)}"
-
-
-def _input_key(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return f"in {type(value).__name__} {value}"
-    return f"in {tuple(value.shape)} {value.stride()} {value.dtype} {value.device}"
-
-
 def _compile(piece: fx.GraphModule, inner: str) -> Compiled:
     examples = [value_of(n) for n in placeholders(piece.graph)]
     mode = next((e.fake_mode for e in examples if hasattr(e, "fake_mode")), None)
     compiler = cast("Callable[..., Compiled]", lookup_backend(inner))
     with torch.no_grad(), tracing(TracingContext(mode)):
         return compiler(piece, examples)
-

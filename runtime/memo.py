@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from ..passes.ir import tensor_bytes
-from .clock import glimpse, version_of
+from .seen import glimpse, version_of
 
 BY_VALUE_BYTES = 64 * 1024  # smaller CPU tensors are told apart by content, larger by identity
 
 
 @dataclass
 class Entry:
-    """Results of one run. Inputs known by identity are held weakly: when one dies, so does the
-    entry, and its address cannot be taken for another tensor's.
+    """Results of one run.
+
+    Inputs known by identity are held weakly: when one dies, so does the entry, and its address
+    cannot be taken for another tensor's.
     """
 
     values: tuple[Tensor, ...]
@@ -49,7 +51,7 @@ class PrologueMemo:
 
     def get(self, inputs: Sequence[Any]) -> tuple[tuple[Tensor, ...], bool]:
         """The prologue's results for these inputs, and whether they were remembered."""
-        key = _key(inputs)
+        key = _key(inputs) if self._budget else None
         if key is None:
             return tuple(self._run(*inputs)), False
         with self._lock:

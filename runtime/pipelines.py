@@ -6,7 +6,7 @@ import functools
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -35,7 +35,7 @@ def _wrap(module: ModuleType) -> None:
 
     @contextmanager
     @functools.wraps(original)
-    def cache_context(self: Any, name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
+    def cache_context(self: Any, name: str, *args: Any, **kwargs: Any) -> Generator[None]:
         token = scope.enter_branch(name)
         try:
             with original(self, name, *args, **kwargs):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 from typing import Any
 
 
@@ -30,7 +31,7 @@ _branch: ContextVar[str | None] = ContextVar("ditcache_branch", default=None)
 
 
 @contextmanager
-def generation(timesteps: Sequence[float] | Any | None = None) -> Iterator[None]:
+def generation(timesteps: Sequence[float] | Any | None = None) -> Generator[None]:
     """One sampling loop: every call of a compiled model inside is one denoising step.
 
     `timesteps` (a sequence or 1-D tensor, in the order of the loop) tells the grid, in the units
@@ -39,9 +40,9 @@ def generation(timesteps: Sequence[float] | Any | None = None) -> Iterator[None]
     """
     grid = None
     if timesteps is not None:
-        listed = timesteps.tolist() if hasattr(timesteps, "tolist") else list(timesteps)
-        grid = tuple(float(t) for t in listed)
-        steps = [b - a for a, b in zip(grid, grid[1:], strict=False)]
+        listed: Any = timesteps
+        grid = tuple(float(t) for t in (listed.tolist() if hasattr(listed, "tolist") else listed))
+        steps = [b - a for a, b in pairwise(grid)]
         if not grid or not (all(s < 0 for s in steps) or all(s > 0 for s in steps)):
             raise ValueError(
                 "generation(timesteps=...) expects a strictly monotone, non-empty grid, one value "
@@ -58,7 +59,7 @@ def generation(timesteps: Sequence[float] | Any | None = None) -> Iterator[None]
 
 
 @contextmanager
-def branch(name: str) -> Iterator[None]:
+def branch(name: str) -> Generator[None]:
     """Name the guidance branch of the calls inside, e.g. "cond" and "uncond"."""
     token = _branch.set(name)
     try:

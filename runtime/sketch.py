@@ -11,11 +11,12 @@ SEED = 0x5EED
 
 
 def sketch(value: Tensor, width: int) -> Tensor:
-    """f32[width] with E<sketch(a), sketch(b)> = <a, b>, the same map at every step.
+    """Shorten a value to f32[width] so that inner products stay the same in expectation.
 
-    Coordinate j goes with a fixed random sign into bucket j mod `width` (Charikar, Chen and
-    Farach-Colton, 2002; strided buckets make it one multiply and one sum). `width=0` gives the
-    flat value itself: exact inner products. Runs on the value's device, accumulates in fp32.
+    The map is the same at every step. Coordinate j goes with a fixed random sign into bucket
+    j mod `width` (Charikar, Chen and Farach-Colton, 2002; strided buckets make it one multiply and
+    one sum). `width=0` gives the flat value itself: exact inner products. Runs on the value's
+    device, accumulates in fp32.
     """
     flat = value.detach().reshape(-1).to(torch.float32)
     if width == 0 or flat.numel() <= width:

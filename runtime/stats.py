@@ -115,7 +115,8 @@ class Summary:
     def _hoist_text(self) -> str:
         names = sorted(set(self.hoist_hits) | set(self.hoist_runs))
         parts = [
-            f"{n}: {self.hoist_hits.get(n, 0)} reused, {self.hoist_runs.get(n, 0)} run" for n in names
+            f"{n}: {self.hoist_hits.get(n, 0)} reused, {self.hoist_runs.get(n, 0)} run"
+            for n in names
         ]
         return f" ({'; '.join(parts)})" if parts else ""
 

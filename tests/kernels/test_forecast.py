@@ -85,10 +85,9 @@ def test_the_kernel_in_the_interpreter_equals_the_reference():
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_the_kernel_compiles_without_a_device(capability, dtype, tmp_path, monkeypatch):
     triton = pytest.importorskip("triton")
+    from ditcache.kernels.forecast import BLOCK, forecast_kernel
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
-
-    from ditcache.kernels.forecast import BLOCK, forecast_kernel
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     signature = {"slot": f"*{dtype}", "weights": "*fp32", "out": f"*{dtype}", "n": "i32"}

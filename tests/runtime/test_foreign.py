@@ -19,7 +19,6 @@ from .helpers import (
     first,
     generate,
     grid,
-    make_plan,
     noise,
     planned,
     prompt,
@@ -163,7 +162,7 @@ def test_shapes_of_the_timestep(kind):
 
     shapes = {
         "0-d": lambda t: t,
-        "python float": lambda t: float(t),
+        "python float": float,
         "batch of one": lambda t: t[None],
         "bf16": lambda t: t[None].bfloat16(),
     }

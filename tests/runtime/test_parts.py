@@ -94,9 +94,12 @@ def run_through(plans, times, computed_at=None):
         decision = decide(state, at(state, i, t), slots, plans)
         if decision.rows:
             hits.append(i)
-        elif decision.plan is not None and (computed_at is None or i in computed_at):
-            if decision.step in decision.plan.regions[0].computed:
-                slots.push("denoiser", i, torch.ones(2), 2)
+        elif (
+            decision.plan is not None
+            and (computed_at is None or i in computed_at)
+            and decision.step in decision.plan.regions[0].computed
+        ):
+            slots.push("denoiser", i, torch.ones(2), 2)
         reasons.append(decision.reason)
     return hits, reasons
 

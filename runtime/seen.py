@@ -1,0 +1,129 @@
+"""Values as they were when seen, to tell later whether another call is of the same generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+GLIMPSE = 256  # entries of the latents that are compared from step to step
+RELATED = 0.5  # cosine; a sampler's own steps stay above 0.8, other seeds come near 0
+
+Glimpse = npt.NDArray[np.float32]
+
+
+class Seen:
+    """A value as it was when seen: tells later whether another one is the same.
+
+    Keeps the tensor alive, so that an address cannot be taken for another tensor's; a tensor that
+    was written to since is no longer the same. Inference tensors count no writes: some of their
+    entries are kept to compare.
+    """
+
+    __slots__ = ("glimpse", "value", "version")
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.version = version_of(value)
+        unversioned = isinstance(value, Tensor) and value.is_inference()
+        self.glimpse = glimpse(value) if unversioned else None
+
+    def same(self, other: Any) -> bool:
+        """Whether `other` holds what was seen: the same object unchanged, or equal values."""
+        mine = self.value
+        if not isinstance(mine, Tensor) or not isinstance(other, Tensor):
+            return type(mine) is type(other) and bool(mine == other)
+        if version_of(mine) != self.version:
+            return False
+        if self.glimpse is not None and not np.array_equal(self.glimpse, glimpse(mine)):
+            return False
+        if mine is other:
+            return True
+        if mine.shape != other.shape or mine.dtype != other.dtype or mine.device != other.device:
+            return False
+        if mine.data_ptr() == other.data_ptr() and mine.stride() == other.stride():
+            return True
+        return torch.equal(mine, other)
+
+
+class Conditions:
+    """All conditions of a call, by name: another graph may have them in another order."""
+
+    __slots__ = ("names", "seen")
+
+    def __init__(self, values: Sequence[Any], names: tuple[str, ...]) -> None:
+        self.names = names
+        self.seen = tuple(Seen(v) for v in values)
+
+    def same(self, values: Sequence[Any], names: tuple[str, ...]) -> bool:
+        """Whether a call has the same conditions."""
+        if self.names != names or len(self.seen) != len(values):
+            return False
+        return all(seen.same(value) for seen, value in zip(self.seen, values, strict=True))
+
+
+class Latents:
+    """What the latents of a call looked like: enough to tell whether later ones stem from them.
+
+    A sampler changes its latents a little at each step, while the latents of another generation
+    are other noise: that shows in a few hundred entries, which is what keeps two generations that
+    share a thread and a prompt apart. Reading them from a CUDA tensor waits for the device, as
+    reading the timestep does.
+    """
+
+    __slots__ = ("entries", "kind", "norm")
+
+    def __init__(self, value: Any) -> None:
+        tensor = isinstance(value, Tensor)
+        self.kind = (value.shape, value.dtype, value.device) if tensor else None
+        self.entries = glimpse(value) if tensor else None
+        self.norm = 0.0 if self.entries is None else float(self.entries @ self.entries) ** 0.5
+
+    def leads_to(self, later: Latents) -> bool:
+        """Whether a sampler can have made `later`, of equal shape, from these."""
+        if self.entries is None or later.entries is None:
+            return True
+        product = float(self.entries @ later.entries)
+        return product >= RELATED * self.norm * later.norm  # false for NaN
+
+
+def glimpse(value: Tensor) -> Glimpse:
+    """Some of a tensor's entries, evenly spread, as a copy in fp32 on the host."""
+    flat = value.detach().reshape(-1)
+    stride = flat.numel() // GLIMPSE | 1  # odd: an even one would meet few channels
+    picked = flat[::stride]
+    if picked.is_complex():
+        picked = torch.view_as_real(picked).reshape(-1)
+    return np.array(picked.to("cpu", torch.float32).numpy())
+
+
+def version_of(value: Any) -> int:
+    """The in-place version counter; inference tensors have none and count as unchanged."""
+    if not isinstance(value, Tensor) or value.is_inference():
+        return 0
+    return value._version
+
+
+class GraphIdentity:
+    """Stands for a compiled graph among the conditions of a generation.
+
+    Dynamo goes over to another graph where a flag or an attribute of the model changed, which is a
+    change of what the model computes. Where it goes over to a graph of symbolic sizes, the model is
+    the same.
+    """
+
+    def __init__(self, owner: object, symbolic: bool) -> None:
+        self._owner = owner
+        self._symbolic = symbolic
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, GraphIdentity):
+            return False
+        return self._owner is other._owner or self._symbolic or other._symbolic
+
+    def __hash__(self) -> int:
+        return 0

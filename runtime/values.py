@@ -1,0 +1,51 @@
+"""What a step gave: whether it is finite, what shape it has, and its parts by region."""
+
+from __future__ import annotations
+
+import cmath
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .dispatcher import Sample
+
+_SUM = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+def all_finite(value: Any) -> bool:
+    """Whether every floating-point tensor in a nested result is finite. Waits for the device.
+
+    Looks at the sum: NaN and infinity get into it, and one pass over memory is all it costs. A sum
+    that overflows by itself passes for infinite, which costs one full step.
+    """
+    if isinstance(value, Tensor):
+        if not (value.is_floating_point() or value.is_complex()):
+            return True
+        return cmath.isfinite(value.sum(dtype=_SUM.get(value.dtype)).item())
+    if isinstance(value, (tuple, list)):
+        return all(all_finite(v) for v in value)
+    return True
+
+
+def sample(
+    values: Mapping[str, Tensor], region_of: Mapping[str, str], region: str
+) -> Sample | None:
+    """What the planned region gave, as a recording of it would say; None if it was forecast."""
+    parts = [v for slot, v in values.items() if region_of[slot] == region]
+    if not parts:
+        return None
+    shape = tuple(parts[0].shape) if len(parts) == 1 else (sum(p.numel() for p in parts),)
+    return Sample(shape, str(parts[0].dtype).removeprefix("torch."))
+
+
+def by_region(values: Mapping[str, Tensor], region_of: Mapping[str, str]) -> dict[str, Tensor]:
+    """Written values by region; several live-outs of one region become one flat tensor."""
+    groups: dict[str, list[Tensor]] = {}
+    for slot, value in values.items():
+        groups.setdefault(region_of[slot], []).append(value)
+    return {
+        region: parts[0] if len(parts) == 1 else torch.cat([p.reshape(-1) for p in parts])
+        for region, parts in groups.items()
+    }
