@@ -14,12 +14,13 @@ from torch import Tensor, fx
 
 from .base import PassContext, PassResult
 from .cost import annotate_macs, total_macs
-from .effects import is_random, is_sync, written
+from .effects import is_random, is_sync, op_base, written
 from .ir import Depends, InputKind, Region, StepGraph, depends_of, kind_of, value_of
 from .names import module_path
 from .symbolic import shape_of, tensor_bytes
 
 ADDS = (operator.add, torch.add, torch.ops.aten.add.Tensor)
+CASTS = frozenset({"to", "float", "half", "bfloat16", "type_as", "_to_copy"})
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,9 @@ def _branches(block: str, nodes: list[fx.Node], order: Sequence[fx.Node]) -> lis
     stream = {a for n in nodes for a in n.all_input_nodes if a not in inside and _is_latent(a)}
     groups: list[set[fx.Node]] = []
     for node in nodes:
+        if op_base(node) in CASTS and node.args[0] in stream:
+            stream.add(node)  # the stream in another type, as where it is added in fp32
+            continue
         branch = _residual_operand(node, stream)
         if branch is None:
             continue

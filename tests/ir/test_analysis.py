@@ -231,3 +231,32 @@ def test_work_inside_a_higher_order_op_counts(lowered):
 
     graph = lowered(Checkpointed(), models.wide(), "cleanup", text=False)
     assert graph.region("denoiser").macs == 2 * 16 * 8 * 8
+
+
+def test_branches_are_found_where_the_stream_is_added_in_fp32(filecheck, lowered):
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn = torch.nn.Linear(8, 8, dtype=torch.bfloat16)
+            self.ffn = torch.nn.Linear(8, 8, dtype=torch.bfloat16)
+
+        def forward(self, h, gate):
+            h = (h.float() + self.attn(h) * gate).type_as(h)
+            return (h.float() + self.ffn(h) * gate).type_as(h)
+
+    class Wanlike(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = torch.nn.ModuleList([Block()])
+
+        def forward(self, x, t):
+            return self.blocks[0](x.to(torch.bfloat16), t[:, None, None])
+
+    filecheck(
+        lowered(Wanlike(), models.wide(), "form-regions"),
+        """
+        CHECK: region @blocks.0 ({{.*}}// block
+        CHECK-NEXT: region @blocks.0.attn (%to, %getitem) -> (%mul) [volatile]  // branch, 2.05 kMAC
+        CHECK-NEXT: region @blocks.0.ffn (%h, %getitem) -> (%mul_1) [volatile]  // branch, 2.05 kMAC
+        """,
+    )
