@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..passes.plan_format import Plan
@@ -37,7 +37,6 @@ class GenerationState:
     serial: int
     seen: list[float] = field(default_factory=list[float])
     plan: Plan | None = None
-    sign: int = 1  # -1 where the model's time rises, which plans hold negated
     offset: int = 0  # plan step of the generation's first step; not 0 for image-to-image
     slots: dict[str, SlotSet] = field(default_factory=dict[str, SlotSet])
     sample: Sample | None = None  # None until the first step has computed
@@ -108,31 +107,25 @@ def _bind(state: GenerationState, plans: Sequence[Plan]) -> tuple[str, str] | No
     """
     if state.plan is not None:  # bound: earlier steps were checked when they came
         last = state.offset + len(state.seen) - 1
-        time = state.sign * state.seen[-1]
-        if last < len(state.plan.timesteps) and _close(state.plan, last, time):
+        if last < len(state.plan.timesteps) and _close(state.plan, last, state.seen[-1]):
             return None
     shape: Plan | None = None
-    for plan, sign in _signed(plans):
-        seen = [sign * t for t in state.seen]
-        for offset in _starts(plan, seen[0]):
-            if _matches(plan, offset, seen):
-                if state.sample is None or state.sample.suits(plan):
-                    state.plan, state.sign, state.offset = plan, sign, offset
-                    return None
-                shape = plan
+    starts = [(offset, plan) for plan in plans for offset in _starts(plan, state.seen[0])]
+    starts.sort(
+        key=lambda pair: pair[0] > 0
+    )  # a whole run of one plan before a late start of another
+    for offset, plan in starts:
+        if _matches(plan, offset, state.seen):
+            if state.sample is None or state.sample.suits(plan):
+                state.plan, state.offset = plan, offset
+                return None
+            shape = plan
     state.plan = None
     if shape is not None:
         text = f"The plan is for {shape.dtype}{list(shape.shape or ())}, the model gives"
         return CHANGED_SHAPE, f"{text} {state.sample}."
     step, timestep = len(state.seen) - 1, state.seen[-1]
     return "unknown step", f"t={timestep:g} at step {step} is on no plan's grid."
-
-
-def _signed(plans: Sequence[Plan]) -> Iterator[tuple[Plan, int]]:
-    for plan in plans:
-        yield plan, 1
-        if plan.timesteps[0] <= 0.0:
-            yield plan, -1
 
 
 def _starts(plan: Plan, timestep: float) -> list[int]:

@@ -128,30 +128,17 @@ def make_profile(
         gram = np.mean(grams, axis=0)
         regions.append(RegionProfile(name, gram, first.shape[name], first.dtype[name]))
     solver = _measure(recordings)
-    weights = solver.weights if solver else None
-    timesteps = tuple(first.timesteps)
-    if timesteps[-1] > timesteps[0]:
-        # Profiles and plans have falling time; a model whose time rises (a flow from noise at 0 to
-        # data at 1) is held with its times negated, and weights that do not lead to time 0.
-        timesteps = tuple(-t for t in timesteps)
-        weights = weights if weights is not None else _rising_weights(timesteps)
     return Profile(
         signature=signature,
-        timesteps=timesteps,
+        timesteps=tuple(first.timesteps),
         branches=tuple(first.branches),
         samples=len(recordings),
         regions=tuple(regions),
         sketch=first.width,
         guidance=guidance if guidance is not None else (solver.guidance if solver else None),
-        solver=weights,
+        solver=solver.weights if solver else None,
         macs=macs,
     )
-
-
-def _rising_weights(timesteps: tuple[float, ...]) -> np.ndarray:
-    """Euler's weights of a negated grid, the unknown last step as long as the one before."""
-    steps = np.diff(np.asarray(timesteps, dtype=np.float64))
-    return np.append(steps, steps[-1:])
 
 
 def _measure(recordings: list[Recording]) -> MeasuredSolver | None:
@@ -164,6 +151,4 @@ def _measure(recordings: list[Recording]) -> MeasuredSolver | None:
             return None
         xs.append(x[0])
         ys.append(y)
-    timesteps = recordings[0].timesteps
-    rising = timesteps[-1] > timesteps[0]  # the grid would not lead to time 0
-    return measured(np.asarray(xs), np.asarray(ys), None if rising else timesteps)
+    return measured(np.asarray(xs), np.asarray(ys), recordings[0].timesteps)
