@@ -78,7 +78,7 @@ def train(args: argparse.Namespace) -> None:
         return F.mse_loss(velocity.float(), noise - data)
 
     compiled = torch.compile(loss_of) if args.compile else loss_of
-    saved, running = log.seconds, torch.zeros(())
+    saved, since, running = log.seconds, step, torch.zeros(())
     while (progress := log.seconds / (60 * args.minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = args.lr * warmup_cosine(progress)
@@ -96,7 +96,8 @@ def train(args: argparse.Namespace) -> None:
         ema.update(model, step)
         running += loss.detach()
         if step % args.log_every == 0:
-            log.add(step, loss=float(running) / args.log_every)
+            log.add(step, loss=float(running) / (step - since))
+            since = step
             running.zero_()
         if log.seconds - saved > 60 * args.save_minutes:
             saved = log.seconds

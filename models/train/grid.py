@@ -61,7 +61,8 @@ def flux_grid(out: Path, *, count: int, steps: int, cfg: float, seed: int, first
         num_inference_steps=steps,
         generator=torch.Generator().manual_seed(seed),
     ).images
-    captioned_grid(images, list(prompts.captions), cell=104, columns=8).save(out, optimize=True)
+    sheet = captioned_grid(images, list(prompts.captions), cell=104, columns=8)
+    sheet.quantize(160).save(out, optimize=True)  # a third of the bytes, no difference to the eye
 
 
 def dit_grid(out: Path, *, steps: int, cfg: float, seed: int) -> None:
