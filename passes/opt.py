@@ -55,14 +55,16 @@ class Printing:
     changed_only: bool
     context: PassContext
     analysed: StepGraph | None = None
-    traced: StepGraph | None = None
     report: Report = field(default_factory=Report)
+
+    def start(self, graph: StepGraph, step: Pass) -> None:
+        """See the graph before a pass."""
+        if step.name in self.before:
+            sys.stderr.write(print_graph(graph, before=step.name, plan=self.context.plan))
 
     def __call__(self, before: StepGraph, step: Pass, result: PassResult, seconds: float) -> None:
         """See one pass go by."""
         plan = self.context.plan
-        if step.name in self.before:
-            sys.stderr.write(print_graph(before, before=step.name, plan=plan))
         if step.name in self.after or (self.changed_only and result.modified):
             sys.stderr.write(print_graph(result.graph, after=step.name, plan=plan))
         if "regions" in result.graph.facts and "cached" not in result.graph.facts:
@@ -171,12 +173,14 @@ def _run(
     """Run the passes; the plan is bound once the inputs are classified, which its check needs."""
     names = [p.name for p in chosen]
     split = names.index("classify-inputs") + 1 if "classify-inputs" in names else 0
-    for part in (chosen[:split], chosen[split:]):
-        graph, report = pipeline.run(graph, part, printing.context, callback=printing, check=check)
+    for bound, part in enumerate((chosen[:split], chosen[split:])):
+        graph, report = pipeline.run(
+            graph, part, printing.context, before=printing.start, callback=printing, check=check
+        )
         printing.report.seconds += report.seconds
         printing.report.stats += report.stats
         printing.report.changed += report.changed
-        if part is not chosen and part == chosen[:split]:
+        if part and not bound:
             bind(graph)
     return graph
 

@@ -61,6 +61,7 @@ def run(
     passes: Sequence[Pass],
     ctx: PassContext,
     *,
+    before: Callable[[StepGraph, Pass], None] | None = None,
     callback: Callback | None = None,
     check: str = "fast",
 ) -> tuple[StepGraph, Report]:
@@ -68,8 +69,9 @@ def run(
 
     After each pass the verifier runs: `check` is "full" (recomputes every shape), "fast" (does
     not) or "off". `callback(before, pass, result, seconds)` sees every step: printing, timing
-    and statistics hang on it. Raises PassError where a pass's requirement is not established or
-    a pass refuses the graph, VerifyError where a rule breaks.
+    and statistics hang on it. `before(graph, pass)` sees the graph first, since the analysis
+    annotates nodes where they are. Raises PassError where a pass's requirement is not established
+    or a pass refuses the graph, VerifyError where a rule breaks.
     """
     report = Report()
     for step in passes:
@@ -80,6 +82,8 @@ def run(
                 f"{step.name} requires {', '.join(sorted(missing))}, which no earlier pass "
                 f"established; run {makers} before it"
             )
+        if before is not None:
+            before(graph, step)
         started = time.perf_counter()
         result = step.apply(graph, ctx)
         elapsed = time.perf_counter() - started

@@ -116,6 +116,9 @@ def test_dumps_go_to_stderr(cli):
         "after form-regions",
     ]
     assert out.startswith("// ditcache-opt: after form-regions")
+    before = err[err.index("before dependence") : err.index("after dependence")]
+    assert "[step]" not in before
+    assert "[step]" in err[err.index("after dependence") :]
 
 
 def test_print_after_change_skips_passes_that_did_nothing(cli):
