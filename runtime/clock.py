@@ -18,6 +18,8 @@ MAX_TRACKS = 16  # threads that came and went; explicit generations are dropped 
 MAX_BRANCHES = 8
 TOO_MANY_CALLS = "more calls than timesteps"
 CONDITION_CHANGED = "a condition changed"
+OTHER_LATENTS = "other latents"
+CLASH = "other latents at one timestep"
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def _place(track: Track, timestep: float, base: str, latents: Any) -> tuple[str,
         return base, "the timestep went back" if back else ""
     before = track.called.get(base)
     if before is not None and not before.same(latents):
-        return base, "other latents at one timestep"
+        return base, CLASH
     name, i = base, 0
     while name in track.called:  # the same branch again on the same latents: one of its own
         i += 1
@@ -184,7 +186,7 @@ def _unrelated(track: Track, now: Latents, explicit: bool) -> str:
         return "changed shape"
     # Of any branch: one that was left out for a while has latents of long ago.
     if alike and not explicit and not any(seen.leads_to(now) for seen in alike):
-        return "other latents"
+        return OTHER_LATENTS
     return ""
 
 

@@ -41,6 +41,7 @@ class GenerationState:
     slots: dict[str, SlotSet] = field(default_factory=dict[str, SlotSet])
     sample: Sample | None = None  # None until the first step has computed
     recording: Recording | None = None
+    clashes: int = 0  # how many generations in a row began because latents took turns
     short: bool = False  # whether the generation before had one step only
     full: str | None = None  # why the rest of the generation is computed in full
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..passes.plan_format import Plan, PlanError
 from ..passes.profile import ProfileError
 from . import scope
-from .clock import MAX_TRACKS, TOO_MANY_CALLS, Clock, Moment
+from .clock import CLASH, MAX_TRACKS, OTHER_LATENTS, TOO_MANY_CALLS, Clock, Moment
 from .config import Config
 from .dispatcher import GenerationState
 from .recorder import SKETCH_WIDTH, Recording, make_profile
@@ -137,8 +137,14 @@ class Session:
                 slots.clear()
         state = GenerationState(moment.serial, slots=kept)
         state.short = before is not None and len(before.seen) == 1
+        if moment.cause in (CLASH, OTHER_LATENTS):
+            state.clashes = 1 + (before.clashes if before is not None else 0)
         if moment.cause == TOO_MANY_CALLS:
             state.full = TOO_MANY_CALLS
+        elif state.clashes > 1:
+            # Latents that take turns: generations interleaved on one thread. Near their end two
+            # images of one prompt may look related, so that the clock alone is not to be trusted.
+            state.full = "interleaved generations"
         elif moment.step > 0:
             state.full = "joined in mid-generation"  # its beginning was given up for other tracks
         elif self.collected is not None or self.self_profiling:

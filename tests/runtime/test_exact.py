@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import ditcache
 import pytest
 import torch
@@ -161,11 +159,6 @@ def test_expanded_and_strided_inputs():
         same(made(*batch), model(*batch))
 
 
-class Out(NamedTuple):
-    sample: torch.Tensor
-    extra: torch.Tensor
-
-
 def test_a_memo_does_not_keep_a_model_alive():
     import gc
     import weakref
@@ -205,6 +198,7 @@ def test_autocast_around_the_call_is_kept_apart_from_calls_without():
         assert first(ours).dtype == torch.bfloat16
         same(ours, theirs)
         same(step(made, 0.5), step(model, 0.5))
+    assert ditcache.summary(made).uncached == ()
 
 
 class Casting(nn.Module):

@@ -1,22 +1,17 @@
-"""Slots, dispatcher, memo, sketch, configuration, scopes and the plan store, each by itself."""
+"""Slots, dispatcher, memo and sketch, each by itself."""
 
 from __future__ import annotations
 
-import dataclasses
-
-import ditcache
 import numpy as np
 import pytest
 import torch
-from ditcache import OptionError, Plan, PlanError, RegionSchedule
+from ditcache import Plan, RegionSchedule
 from ditcache.kernels.forecast import forecast, forecast_reference
-from ditcache.runtime import config
 from ditcache.runtime.clock import Moment
 from ditcache.runtime.dispatcher import GenerationState, Sample, decide
 from ditcache.runtime.memo import PrologueMemo
 from ditcache.runtime.sketch import sketch
 from ditcache.runtime.slots import Ring, SlotSet
-from ditcache.runtime.store import PlanStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -286,80 +281,6 @@ def test_sketched_inner_products_are_unbiased():
     spread = float(np.std(errors))
     assert abs(np.mean(errors)) < 4 * spread / pairs**0.5
     assert spread < 1.5 * (2 / width) ** 0.5
-
-
-# Configuration ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"speed": 2}, "Did you mean 'speedup'"),
-        ({"speedup": 0.5}, "at least 1"),
-        ({"speedup": True}, "at least 1"),
-        ({"speedup": float("nan")}, "at least 1"),
-        ({"computed_steps": 2.5}, "whole number"),
-        ({"max_error": -0.1}, "relative error"),
-        ({"profile_generations": 0}, "whole number"),
-        ({"speedup": 2.0, "computed_steps": 5}, "exclude each other"),
-        ({"policy": "fast"}, "expected one of"),
-        ({"policy": "exact", "speedup": 2.0}, "skips none"),
-        ({"plan": 3}, "expected a Plan"),
-        ({"hoist_budget": -1}, "bytes"),
-    ],
-)
-def test_bad_options_are_named(options, message):
-    with pytest.raises(OptionError, match=message):
-        config.parse(options)
-
-
-def test_good_options():
-    assert config.parse(None).budget == {"speedup": 2.0}
-    assert config.parse({"computed_steps": 5}).budget == {"computed_steps": 5}
-    assert config.parse({"max_error": 0.01, "guard_filter_fn": print}).budget == {"max_error": 0.01}
-    assert not config.parse({"policy": "none"}).profiles_itself
-
-
-def test_a_plan_by_path(tmp_path):
-    a_plan().save(tmp_path / "p.json")
-    assert config.parse({"plan": tmp_path / "p.json"}).plan == a_plan()
-    assert config.parse({"plan": str(tmp_path / "p.json")}).plan == a_plan()
-    with pytest.raises(PlanError, match="no such plan file"):
-        config.parse({"plan": tmp_path / "q.json"})
-
-
-@pytest.mark.parametrize("grid", [[], [1.0, 1.0, 0.5], [1.0, 0.5, 0.7]])
-def test_bad_grids_are_named(grid):
-    with pytest.raises(ValueError, match="strictly monotone"), ditcache.generation(grid):
-        pass
-
-
-# Store ------------------------------------------------------------------------------------------
-
-
-def test_a_store_returns_what_was_saved_and_skips_what_is_broken(tmp_path, caplog):
-    def store(**changes):
-        settings = config.parse({"cache_dir": str(tmp_path)} | changes)
-        return PlanStore(settings, "sig", "weights")
-
-    one, two = a_plan(), a_plan(times=(1.0, 0.7, 0.5, 0.3, 0.1))
-    store().save(one)
-    store().save(two)
-    store().save(dataclasses.replace(one, expected_error=0.5))
-    assert len(store().load()) == 2
-    for changes in ({"speedup": 3.0}, {"policy": "reuse"}, {"guidance": 2.0}):
-        assert store(**changes).load() == []
-    assert PlanStore(config.parse({"cache_dir": str(tmp_path)}), "sig", "others").load() == []
-    victim = next(store().folder.iterdir())
-    victim.write_text(victim.read_text()[:100])
-    assert len(store().load()) == 1
-    assert "ignoring the remembered plan" in caplog.text
-
-
-def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
-    (tmp_path / "file").write_text("")
-    PlanStore(config.parse({"cache_dir": str(tmp_path / "file")}), "s", "w").save(a_plan())
-    assert "cannot remember the plan" in caplog.text
 
 
 def test_the_kernel_agrees_with_its_reference_on_the_host():
