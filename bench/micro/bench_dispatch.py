@@ -36,7 +36,9 @@ def test_call(benchmark, what: str, guards: str) -> None:
     if what == "eager":
         called = model
     elif what == "guards":
-        called = torch.compile(model, backend=lambda *_, **__: lambda *_: (output,), options=options)
+        called = torch.compile(
+            model, backend=lambda *_, **__: lambda *_: (output,), options=options
+        )
     else:
         options |= {"inner": "eager", "policy": "none"}
         called = torch.compile(model, backend="ditcache", options=options)
