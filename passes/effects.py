@@ -101,7 +101,10 @@ def is_random(node: fx.Node) -> bool:
             training = node.kwargs.get(key, training)
         return training is not False and not (len(node.args) > 1 and node.args[1] == 0.0)
     if name == "scaled_dot_product_attention":
-        rate = node.kwargs.get("dropout_p", node.args[4] if len(node.args) > 4 else 0.0)
+        rate: Any = node.kwargs.get("dropout_p", node.args[4] if len(node.args) > 4 else 0.0)
+        if isinstance(rate, fx.Node):  # dynamic=True makes a number of the model symbolic
+            known = value_of(rate)
+            rate = known.node.hint if isinstance(known, torch.SymFloat) else known
         return bool(rate != 0.0)
     if name == "multi_head_attention_forward":
         return node.kwargs.get("training", True) is not False
