@@ -74,6 +74,7 @@ class Demo:
         self.plans: dict[str, Plan] = {}
         self.latents: dict[str, list[Tensor]] = {}
         self.walls: dict[str, list[float]] = {}
+        self.cpu: dict[str, list[float]] = {}
         self.macs: dict[str, float] = {}
         # Every prompt meets every seed; a batch holds different prompts.
         self.batches: list[Batch] = []
@@ -129,8 +130,10 @@ class Demo:
         for batch in self.batches:
             for name in names:
                 done = ditcache.summary(self.model)
+                spent = time.process_time()
                 latents, seconds = timed(lambda n=name, b=batch: self._run(n, b))
                 self.walls.setdefault(name, []).append(seconds)
+                self.cpu.setdefault(name, []).append(time.process_time() - spent)
                 self.latents.setdefault(name, []).append(latents)
                 now = ditcache.summary(self.model)
                 if name not in (EAGER, INDUCTOR):
@@ -226,6 +229,8 @@ def run(settings: Settings, out: Path, console: Console) -> dict[str, Any]:
         "rows": as_dicts(rows),
         "reference_walls": {n: round(walls[n].median, 4) for n in (EAGER, INDUCTOR, AGAIN)},
         "walls": {name: [round(s, 4) for s in wall.seconds] for name, wall in walls.items()},
+        # Processor seconds: what the walls would be on an idle machine, if there is one thread.
+        "cpu_seconds": {name: [round(s, 4) for s in values] for name, values in demo.cpu.items()},
         "seconds": {name: round(s, 2) for name, s in demo.seconds.items()},
         "captions": demo.captions,
         "notes": [
