@@ -19,7 +19,8 @@ FRECHET = frechet_name(SPACE)
 class Row:
     """One line of the table. Walls are seconds of a whole denoising loop over one batch.
 
-    `macs` are multiply-adds that ran, for one picture. `realised` is speedup over MACs reduction:
+    `macs` are multiply-adds that ran, for one picture; of the uncached row those of the model as it
+    is, nothing hoisted. `realised` is speedup over MACs reduction:
     the share of the saved arithmetic that became saved time.
     """
 
