@@ -60,7 +60,8 @@ class Program:
         self._owner = {o: p.name for p in graph.prologues for o in p.outputs}
         self._memos: dict[str, tuple[Prologue, PrologueMemo, tuple[Ref, ...]]] = {}
         for prologue in graph.prologues:
-            run = self._timed(prologue.module)
+            # Uncompiled: products with weights, which no compiler fuses, run once a prompt or step.
+            run = self._timed(prologue.module, "eager")
             refs = self._refs(prologue.module.graph)
             self._memos[prologue.name] = (prologue, PrologueMemo(run, hoist_budget), refs)
 
@@ -96,7 +97,7 @@ class Program:
                 }
                 wanted |= needed
             order = tuple(p.name for p in self.graph.prologues if p.name in wanted)
-            ready = Executable(variant, self._timed(variant.module), refs, order)
+            ready = Executable(variant, self._timed(variant.module, self._inner), refs, order)
             self._ready[modes] = ready
         return ready
 
@@ -162,9 +163,9 @@ class Program:
                 values.append(slots.rings[ref.name].buffer)
         return values
 
-    def _timed(self, module: fx.GraphModule) -> Callable[..., Any]:
+    def _timed(self, module: fx.GraphModule, inner: str) -> Callable[..., Any]:
         started = time.perf_counter()
-        made = lower(module, self._inner)
+        made = lower(module, inner)
         self._stats.lower_seconds += time.perf_counter() - started
         return made
 
