@@ -116,7 +116,9 @@ def test_paired_goes_on_where_it_stopped(tmp_path, model):
     first = paired.run(setting, tmp_path, tmp_path, console)
     assert [c["name"] for c in first["cells"]][2:] == ["edf 2x", "reuse 2x", "fewer-steps 2x"]
     assert all(tier["bit_identical"] for tier in first["exact"])
-    assert 0 < first["exact"][0]["macs_removed"] < 1
+    removed = first["exact"][0]["macs_removed"]
+    assert 0 <= removed < 1
+    assert removed > 0 or model == "dit-digits"  # whose prompt work is a look-up, without a MAC
     lines = (tmp_path / f"{model}.jsonl").read_text().splitlines()
     (tmp_path / f"{model}.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     again = paired.run(setting, tmp_path, tmp_path, console)
