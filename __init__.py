@@ -1,6 +1,6 @@
 """ditcache: a compiler that makes diffusion transformers remember.
 
-    model = torch.compile(model, backend="ditcache", options={"speedup": 3.0})
+Use it as `torch.compile(model, backend="ditcache", options={"speedup": 3.0})`.
 """
 
 from .passes.plan_format import Plan, PlanError, RegionSchedule

@@ -6,10 +6,9 @@
 
 from __future__ import annotations
 
+import ditcache
 import pytest
 import torch
-
-import ditcache
 
 from .conftest import flux_inputs, small_flux
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from ditcache import Plan, RegionSchedule
 from ditcache.passes import pipeline
 from ditcache.passes.base import PassContext

@@ -7,7 +7,6 @@ import functools
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
-
 from ditcache.passes.ir import StepGraph
 from ditcache.passes.trace import trace
 
