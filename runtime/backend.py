@@ -15,12 +15,11 @@ from torch import Tensor, fx
 from ..passes.base import PassError
 from ..passes.ir import InputKind, StepGraph, kind_of, placeholders, value_of
 from ..passes.plan_format import PlanError
-from ..passes.signature import model_signature, weight_fingerprint
 from . import config as configuration
 from . import pipelines
 from .config import OptionError
-from .executor import StepExecutor, analyse
-from .lower import lower
+from .executor import analyse
+from .per_model import PerModel
 from .session import Session, registry
 from .stats import log
 
@@ -100,18 +99,7 @@ def _cached(gm: fx.GraphModule, example_inputs: list[Any], session: Session) -> 
         raise PassError("no output depends on a latents input: this graph is no denoising step")
     if (refusal := graph.region("denoiser").refusal) is not None:
         raise PassError(f"the denoiser's output cannot be cached: {refusal}")
-    weights = [
-        (t, n.name)
-        for t, n in zip(example_inputs, placeholders(graph.graph), strict=True)
-        if kind_of(n) is InputKind.PARAMETER
-    ]
-    executor = StepExecutor(graph, session)
-    session.bind(model_signature(graph), weight_fingerprint([t for t, _ in weights]), executor.macs)
-    # Lowered now, not on the first call: Dynamo counts it as compile time, and guards that the
-    # inner compiler adds on symbolic sizes are still heard.
-    executor.program(None).executable(())
-    session.executors.append(executor)
-    return executor
+    return PerModel(graph, session, example_inputs)
 
 
 def _uncached(gm: fx.GraphModule, example_inputs: list[Any], inner: str) -> Compiled:
@@ -120,6 +108,3 @@ def _uncached(gm: fx.GraphModule, example_inputs: list[Any], inner: str) -> Comp
     from torch._dynamo.backends.registry import lookup_backend
 
     return lookup_backend(inner)(gm, example_inputs)
-
-
-__all__ = ["ditcache", "lower"]
