@@ -32,7 +32,8 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.demo
+bench: $(VENV)/.test
+	$(BIN)/python -m pytest bench/micro --benchmark-only
 	$(BIN)/python -m bench.overhead --out bench/results/overhead.json
 	$(BIN)/python -m bench.cold --out bench/results/cold.json
 	$(BIN)/python -m bench.paired --out bench/results
