@@ -11,13 +11,19 @@ from torch import Tensor, fx
 
 from .base import PassContext, PassError, PassResult
 from .ir import InputKind, StepGraph, flat_nodes, kind_of, output_node, placeholders, value_of
-from .names import source_name
+from .names import argument_name, source_name
 from .symbolic import numel_of, shape_of
 
 LATENT_NAMES = frozenset(
-    {"hidden_states", "sample", "latents", "latent", "x", "x_t", "noisy_latents"}
+    "hidden_states sample latents latent x x_t xt z z_t zt noisy noisy_latents noisy_images "
+    "noisy_image noisy_sample noise_images".split()
 )
-TIMESTEP_NAMES = frozenset({"timestep", "timesteps", "t", "sigma", "sigmas", "time", "noise_level"})
+TIMESTEP_NAMES = frozenset(
+    "timestep timesteps t ts time times sigma sigmas noise_level noise_levels noise_labels "
+    "noise_cond c_noise log_snr logsnr lambda_t".split()
+)
+# Parts of names of vectors that are no time, as classes and guidance scales.
+NO_TIME = ("guid", "cfg", "label", "class", "mask", "length", "_ids", "fps", "scale", "size")
 ROLES = {
     "latents": InputKind.LATENTS,
     "timestep": InputKind.TIMESTEP,
@@ -30,11 +36,12 @@ ROLES = {
 class ClassifyInputs:
     """Tag each placeholder as parameter, latents, timestep, condition or scalar.
 
-    The caller's word (`roles`) comes first, then Dynamo's mark of module state, then the name
-    under which the caller passed the input, then shape: the timestep is the one input of at most
-    one dimension that is left, the latents the one whose shape is the output's. What remains is
-    condition: a wrong guess there costs speed, never truth, since condition values are checked
-    for change at run time.
+    The caller's word (`roles`) comes first, then Dynamo's mark of module state, then the name of
+    the argument, then shape: the timestep is the one input left with one number a sample, the
+    latents the one whose shape is most like an output's. Latents that come in a list (one tensor a
+    sample) are all latents; of several timesteps the smallest is read. What remains is condition: a
+    wrong guess there costs speed, never truth, since condition values are checked for change at
+    run time.
 
     Given::
 
@@ -53,11 +60,13 @@ class ClassifyInputs:
     def apply(self, graph: StepGraph, ctx: PassContext) -> PassResult:
         """Set `meta["kind"]` on every placeholder; raises PassError for an unknown role."""
         inputs = placeholders(graph.graph)
-        # The user's inputs come last: a parameter of the same name must not hide one.
-        named = sorted(inputs, key=lambda n: _obvious_kind(n) is not InputKind.PARAMETER)
-        names = {source_name(n).rsplit(".", 1)[-1]: n for n in named}
+        users = [n for n in inputs if _obvious_kind(n) is not InputKind.PARAMETER]
+        chosen: set[fx.Node] = set()
         for key, role in ctx.roles.items():
-            if key not in names:
+            # A parameter of the same name must not hide an input of the user's.
+            named = [n for n in users if key in (argument_name(n), source_name(n))]
+            named = named or [n for n in inputs if key in (argument_name(n), source_name(n))]
+            if not named:
                 raise PassError(
                     f"classify-inputs: option inputs names {key!r}, but the step has no such "
                     f"input; it has {', '.join(_user_names(inputs)) or 'none'}"
@@ -67,20 +76,24 @@ class ClassifyInputs:
                     f"classify-inputs: option inputs gives {key!r} the role {role!r}; "
                     f"expected one of {', '.join(ROLES)}"
                 )
-            names[key].meta["kind"] = ROLES[role]
+            for node in named:
+                node.meta["kind"] = ROLES[role]
+            chosen.update(named)
         free: list[fx.Node] = []
         for node in inputs:
-            if kind_of(node) is None or node.name not in {names[k].name for k in ctx.roles}:
+            if node not in chosen:
                 node.meta["kind"] = _obvious_kind(node)
                 if node.meta["kind"] is None:
                     free.append(node)
         given = {kind_of(n) for n in inputs}
-        if InputKind.TIMESTEP not in given and (t := _find_timestep(free)) is not None:
-            t.meta["kind"] = InputKind.TIMESTEP
-            free.remove(t)
+        if InputKind.TIMESTEP not in given:
+            for node in _find_timesteps(free):
+                node.meta["kind"] = InputKind.TIMESTEP
+                free.remove(node)
         if InputKind.LATENTS not in given and (x := _find_latents(free, graph.graph)) is not None:
-            x.meta["kind"] = InputKind.LATENTS
-            free.remove(x)
+            for node in _one_argument(x, free):
+                node.meta["kind"] = InputKind.LATENTS
+                free.remove(node)
         for node in free:
             node.meta["kind"] = InputKind.CONDITION
         counts = {str(k): sum(kind_of(n) is k for n in inputs) for k in InputKind}
@@ -103,39 +116,72 @@ def _obvious_kind(node: fx.Node) -> InputKind | None:
     text = str(getattr(node, "_dynamo_source", "") or "")
     if "TensorProperty" in text or ".size()" in text or re.fullmatch(r"s\d+", node.name):
         return InputKind.SCALAR
-    return None if source_name(node).rsplit(".", 1)[-1] in TIMESTEP_NAMES else InputKind.SCALAR
+    return None if _named_time(node) else InputKind.SCALAR
 
 
-def _find_timestep(free: list[fx.Node]) -> fx.Node | None:
-    named = [n for n in free if source_name(n).rsplit(".", 1)[-1] in TIMESTEP_NAMES]
-    if named:
-        return named[0]
-    flat = [n for n in free if _rank(n) <= 1 and _numel(n) > 0 and not _is_constant(n)]
+def _find_timesteps(free: list[fx.Node]) -> list[fx.Node]:
+    """The inputs that tell the time; empty if that is not plain."""
+    named = [n for n in free if _named_time(n) and _may_be_time(n)]
+    if named:  # several where a model takes a timestep and its sigma: all move on together
+        return named
+    flat = [n for n in free if _per_sample(n) and not _is_constant(n) and not _named_other(n)]
     floating = [n for n in flat if _is_floating(n)]
     # Of several vectors the floating one is the time: class labels and lengths are integers.
     for candidates in (floating, flat):
         if len(candidates) == 1:
-            return candidates[0]
-    return None
+            return candidates
+    return []
+
+
+def _named_time(node: fx.Node) -> bool:
+    name = argument_name(node)
+    return name in TIMESTEP_NAMES or name.endswith(("_timestep", "_timesteps", "_sigma", "_sigmas"))
+
+
+def _named_other(node: fx.Node) -> bool:
+    return any(part in argument_name(node) for part in NO_TIME)
+
+
+def _may_be_time(node: fx.Node) -> bool:
+    """One value, one for each sample (of any rank), or one for each token: not an embedding."""
+    return _rank(node) <= 2 or _per_sample(node)
+
+
+def _per_sample(node: fx.Node) -> bool:
+    return _numel(node) == (_shape(node) or (1,))[0] > 0
 
 
 def _find_latents(free: list[fx.Node], graph: fx.Graph) -> fx.Node | None:
+    """The input with a latents' name, of several the one that is most like an output."""
     tensors = [n for n in free if _rank(n) >= 2 and _is_floating(n)]
-    named = [n for n in tensors if source_name(n).rsplit(".", 1)[-1] in LATENT_NAMES]
-    if named:
-        return named[0]
     outs = [value_of(n) for n in flat_nodes(output_node(graph).args)]
     shapes = [shape_of(v) for v in outs if isinstance(v, Tensor)]
-    for same in (
-        lambda n, s: _shape(n) == s,
-        lambda n, s: (
-            len(_shape(n)) == len(s) and sum(a != b for a, b in zip(_shape(n), s, strict=True)) == 1
-        ),
-    ):
-        hits = [n for n in tensors if any(same(n, s) for s in shapes)]
-        if hits:
-            return hits[0]
-    return max(tensors, key=_numel, default=None)
+
+    def likeness(node: fx.Node) -> int:
+        """2: an output's shape; 1: in one size another, as where conditions join the channels."""
+        own, best = _shape(node), 0
+        for shape in shapes:
+            if len(shape) == len(own):
+                differing = sum(a != b for a, b in zip(own, shape, strict=True))
+                best = max(best, 2 - differing)
+        return best
+
+    named = [n for n in tensors if argument_name(n) in LATENT_NAMES]
+    # The first of equals; where nothing is like an output, the largest.
+    return max(
+        named or tensors,
+        key=lambda n: (likeness(n), 0 if named or likeness(n) else _numel(n)),
+        default=None,
+    )
+
+
+def _one_argument(node: fx.Node, among: list[fx.Node]) -> list[fx.Node]:
+    """The node, and where it is an element of a list, the other elements."""
+    name = source_name(node)
+    stem = name.removesuffix(f".{name.rsplit('.', 1)[-1]}") if name[-1:].isdigit() else name
+    if stem == name:
+        return [node]
+    return [n for n in among if re.fullmatch(rf"{re.escape(stem)}\.\d+", source_name(n))]
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:

@@ -45,3 +45,11 @@ def source_name(node: fx.Node) -> str:
     state = "_dynamo_static_input_type" in (node.meta.get("tensor_dict") or {})
     path = clean_path(text, of_module=state)
     return path or node.name
+
+
+def argument_name(node: fx.Node) -> str:
+    """The argument that a placeholder came with: `x` of `x.0`, `time_ids` of `added.time_ids`."""
+    parts = source_name(node).split(".")
+    while len(parts) > 1 and parts[-1].isdigit():
+        parts.pop()
+    return parts[-1]

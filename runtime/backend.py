@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dynamo.output_graph import GraphCompileReason
+from torch._dynamo.resume_execution import TORCH_DYNAMO_RESUME_IN_PREFIX
 
 from ..passes.base import PassError
 from ..passes.ir import InputKind, StepGraph, kind_of, placeholders, value_of
@@ -24,6 +26,8 @@ from .session import Session, registry
 from .stats import log
 
 Compiled = Callable[..., Any]
+
+_breaks: dict[tuple[str, str], str] = {}  # reasons of graph breaks by file and function_at_line
 
 
 def ditcache(
@@ -60,7 +64,8 @@ def ditcache(
         except Exception as broken:  # whatever we fail at, the model itself can run
             reason = f"internal error, please report: {type(broken).__name__}: {broken}"
             log.debug("while compiling", exc_info=True)
-    session.uncached.append(reason)
+    if reason not in session.uncached:
+        session.uncached.append(reason)
     session.stats.say(reason, f"not caching: {reason}")
     return _uncached(gm, example_inputs, config.inner)
 
@@ -86,9 +91,23 @@ def _refusal(gm: fx.GraphModule) -> str | None:
         for v in (value_of(n) for n in placeholders(gm.graph))
     ):
         return "gradients are on; wrap inference in torch.no_grad()"
-    broken = getattr(gm, "compile_subgraph_reason", None)
-    if broken is not None and broken.graph_break:
-        return f"a graph break cuts the step in two: {broken.reason.splitlines()[0]}"
+    return _broken(getattr(gm, "compile_subgraph_reason", None))
+
+
+def _broken(ended: GraphCompileReason | None) -> str | None:
+    """Which graph break the graph stands before or after; None for a step in one piece."""
+    if ended is None:
+        return None
+    if ended.graph_break:
+        reason = ended.reason.splitlines()[0]
+        for frame in ended.user_stack:
+            _breaks[frame.filename, f"{frame.name}_at_{frame.lineno}"] = reason
+        return f"a graph break cuts the step in two: {reason}"
+    for frame in ended.user_stack:  # what follows a break is a function of its own to Dynamo
+        if frame.name.startswith(TORCH_DYNAMO_RESUME_IN_PREFIX):
+            at = frame.name.removeprefix(TORCH_DYNAMO_RESUME_IN_PREFIX).lstrip("_")
+            why = _breaks.get((frame.filename, at), "TORCH_LOGS=graph_breaks tells its reason")
+            return f"a graph break cuts the step in two: {why} ({frame.filename}, {at})"
     return None
 
 

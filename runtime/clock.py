@@ -28,7 +28,7 @@ class Moment:
 
     `track` is a thread or an explicit generation, `serial` counts the generations in it, `step` the
     denoising steps from 0; `timestep` is as the model saw it. `cause` says why a generation began
-    with this call, "" if none did.
+    with this call, "" if none did; `changed` which condition changed, where one did.
     """
 
     track: Hashable
@@ -37,6 +37,7 @@ class Moment:
     step: int
     timestep: float
     cause: str = ""
+    changed: str = ""
 
     @property
     def starts(self) -> bool:
@@ -100,7 +101,8 @@ class Clock:
         now = Latents(latents)
         name, cause = _place(track, timestep, base, latents)
         known = track.conditions.get(name)  # None: a branch that joins later, by interval guidance
-        if not cause and known is not None and not known.same(conditions, names):
+        changed = "" if cause or known is None else known.changed(conditions, names)
+        if changed:
             cause = CONDITION_CHANGED
         cause = cause or _unrelated(track, now, explicit is not None)
         if cause:
@@ -116,7 +118,7 @@ class Clock:
         track.latents[name] = now
         if name not in track.conditions:
             track.conditions[name] = Conditions(conditions, names)
-        return Moment(key, track.serial, name, track.step, timestep, cause)
+        return Moment(key, track.serial, name, track.step, timestep, cause, changed)
 
     def forget(self, key: Hashable) -> None:
         """Drop a track, e.g. of an explicit generation that has ended."""

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from ..passes import pipeline
 from ..passes.base import PassContext, PassError
-from ..passes.ir import InputKind, StepGraph, kind_of, placeholders
+from ..passes.ir import InputKind, StepGraph, kind_of, placeholders, value_of
+from ..passes.names import argument_name
 from ..passes.plan_format import Plan
+from ..passes.symbolic import numel_of, shape_of
 from ..passes.verifier import VerifyError
 from . import dispatcher
 from .clock import Moment, read_timestep
@@ -38,8 +40,8 @@ class StepExecutor:
         inputs = placeholders(graph.graph)
         kinds = [kind_of(n) for n in inputs]
         self._names = [n.name for n in inputs]
-        self._timestep = _only(kinds, InputKind.TIMESTEP)
-        self._latents = _only(kinds, InputKind.LATENTS)
+        self._timestep = _timestep(inputs)
+        self._latents = _latents(inputs, graph)
         # Numbers too: one that steers the model may not change within a generation. Sizes do not
         # count: that inputs change shape is seen without them.
         source = {i: str(n.meta.get("source", n.name)) for i, n in enumerate(inputs)}
@@ -74,10 +76,12 @@ class StepExecutor:
         if not session.enabled:
             return self._full(args)
         if moment is None:
+            listed = ", ".join(self._condition_names[1:]) or "none"
             session.stats.fall_back(
                 "no timestep",
-                "The step has no readable timestep input (or its batch stands at several); name "
-                "it with options={'inputs': {'<name>': 'timestep'}} or use ditcache.generation.",
+                "No input tells the time, or its batch stands at several timesteps. The other "
+                f"inputs are: {listed}. Name it with options={{'inputs': {{'<name>': "
+                "'timestep'}}, or use ditcache.generation.",
             )
             return self._full(args)
         state = session.state(moment)
@@ -105,8 +109,7 @@ class StepExecutor:
         self.session.stats.computed += 1
         recording = state.recording if state is not None else None
         if recording is not None and moment is not None:
-            latents = args[self._latents] if self._latents is not None else None
-            recording.add(moment, latents, by_region(values, program.region_of))
+            recording.add(moment, self._integrated(args), by_region(values, program.region_of))
         return outputs
 
     def _planned(
@@ -141,8 +144,8 @@ class StepExecutor:
             outputs, values = program.run(modes, args, slots, {})
             stats.computed += 1
             if state.recording is not None:
-                latents = args[self._latents] if self._latents is not None else None
-                state.recording.add(moment, latents, by_region(values, program.region_of))
+                found = by_region(values, program.region_of)
+                state.recording.add(moment, self._integrated(args), found)
         if values:
             self._keep(moment, state, slots, decision, values)
         return outputs
@@ -236,9 +239,16 @@ class StepExecutor:
 
     def _moment(self, args: Sequence[Any]) -> Moment | None:
         timestep = read_timestep(args[self._timestep]) if self._timestep is not None else None
-        latents = args[self._latents] if self._latents is not None else None
+        latents = self._integrated(args)
         conditions = [self._identity, *[args[i] for i in self._conditions]]
         return self.session.clock.tick(timestep, latents, conditions, self._condition_names)
+
+    def _integrated(self, args: Sequence[Any]) -> Tensor | None:
+        """The latents of a call; a list of them (one tensor a sample) counts as one vector."""
+        if len(self._latents) == 1:
+            return args[self._latents[0]]
+        parts = [args[i].reshape(-1) for i in self._latents]
+        return torch.cat(parts) if parts else None
 
     def _row(
         self, plan: Plan, step: int, region: str, row: tuple[float, ...], slots: SlotSet
@@ -266,5 +276,24 @@ def _is_size(source: str) -> bool:
     return any(part in source for part in (".size()", ".stride()", ".storage_offset()"))
 
 
-def _only(kinds: Sequence[InputKind | None], kind: InputKind) -> int | None:
-    return next((i for i, k in enumerate(kinds) if k is kind), None)
+def _timestep(inputs: Sequence[fx.Node]) -> int | None:
+    """Where the timestep comes in; of several (a timestep and its sigma) the smallest."""
+    found = [i for i, n in enumerate(inputs) if kind_of(n) is InputKind.TIMESTEP]
+    return min(found, key=lambda i: len(shape_of(value_of(inputs[i]))), default=None)
+
+
+def _latents(inputs: Sequence[fx.Node], graph: StepGraph) -> tuple[int, ...]:
+    """Where the latents come in that the sampler integrates.
+
+    A model may have other inputs that follow the latents, such as its last prediction; those that
+    count are of one argument, and of the output's size where there is a choice.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, node in enumerate(inputs):
+        if kind_of(node) is InputKind.LATENTS:
+            groups.setdefault(argument_name(node), []).append(i)
+    nodes = graph.nodes_by_name()
+    outs = graph.region("denoiser").live_outs if graph.regions else ()
+    size = sum(numel_of(value_of(nodes[name])) for name in outs)
+    sizes = {k: sum(numel_of(value_of(inputs[i])) for i in v) for k, v in groups.items()}
+    return tuple(min(groups.items(), key=lambda g: abs(sizes[g[0]] - size), default=("", ()))[1])

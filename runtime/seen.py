@@ -59,11 +59,13 @@ class Conditions:
         self.names = names
         self.seen = tuple(Seen(v) for v in values)
 
-    def same(self, values: Sequence[Any], names: tuple[str, ...]) -> bool:
-        """Whether a call has the same conditions."""
+    def changed(self, values: Sequence[Any], names: tuple[str, ...]) -> str:
+        """The first condition that is not as it was, "" if all are."""
         if self.names != names or len(self.seen) != len(values):
-            return False
-        return all(seen.same(value) for seen, value in zip(self.seen, values, strict=True))
+            return "number of inputs"
+        found = (i for i, v in enumerate(values) if not self.seen[i].same(v))
+        first = next(found, None)
+        return "" if first is None else names[first] if names else f"condition {first}"
 
 
 class Latents:

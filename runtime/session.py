@@ -124,13 +124,7 @@ class Session:
             if moment.cause == TOO_MANY_CALLS and before.recording is not None:
                 before.recording.broken = f"{TOO_MANY_CALLS} in one ditcache.generation"
             elif len(before.seen) == 1 and before.short:
-                self.stats.say(
-                    "one step",
-                    f"two generations of one step each, ended by: {moment.cause}. If your sampler "
-                    "takes more steps than one, the calls do not look like its steps: an input "
-                    "other than latents and timestep changes between them, or the latents do not "
-                    "follow from each other. Nothing is forecast then.",
-                )
+                self.stats.say("one step", _one_step(moment))
             self._finish(before)
             kept = before.slots
             for slots in kept.values():
@@ -249,6 +243,21 @@ class Session:
         self.__init__(config)
         self.plans = keep or self.plans
         self.collected, self.record_kinds, self.sketch_width = collected, kinds, width
+
+
+def _one_step(moment: Moment) -> str:
+    """What to say where every call of the model looks like a generation of its own."""
+    text = f"two generations of one step each, ended by: {moment.cause}. Nothing is forecast then. "
+    if moment.changed in ("", "graph", "number of inputs"):
+        return text + (
+            "If your sampler takes more steps than one, its calls do not look like its steps."
+        )
+    name = [p for p in moment.changed.split(".") if not p.isdigit()][-1]
+    return text + (
+        f"The input {moment.changed!r} changes at every call. If it follows the latents (the last "
+        f"prediction, a noisy mask), say options={{'inputs': {{{name!r}: 'latents'}}}}; if it "
+        f"tells the time, {{{name!r}: 'timestep'}}."
+    )
 
 
 class Registry:
