@@ -5,7 +5,7 @@ Use it as `torch.compile(model, backend="ditcache", options={"speedup": 3.0})`.
 
 from .passes.plan_format import Plan, PlanError, RegionSchedule
 from .passes.profile import Profile, ProfileError
-from .runtime.api import apply, calibrate, remove, reset, summary
+from .runtime.api import apply, calibrate, remove, reset, summary, tune
 from .runtime.config import OptionError
 from .runtime.pipelines import install as _install
 from .runtime.scope import branch, generation
@@ -27,6 +27,7 @@ __all__ = [
     "remove",
     "reset",
     "summary",
+    "tune",
 ]
 
 _install()

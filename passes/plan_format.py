@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -59,7 +60,8 @@ class Plan:
     `timesteps` are as the model sees them, strictly monotone. `expected_error` is the predicted
     relative rms error of the final sample (`error_diffusion.score`), None if there was no profile.
     `solver` says where the sampler's weights came from: "grid", "measured" or "impulse:<class>".
-    `shape` and `dtype` are those of the denoiser's output when it was recorded.
+    `shape` and `dtype` are those of the denoiser's output when it was recorded. `chosen` says how
+    the plan was picked where its error was measured (`ditcache.tune`) instead of predicted.
     """
 
     signature: str
@@ -71,6 +73,7 @@ class Plan:
     guidance: float | None = None
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
+    chosen: str | None = None
 
     @property
     def computed_steps(self) -> int:
@@ -81,6 +84,16 @@ class Plan:
     def macs_reduction(self) -> float:
         """Steps over computed steps of the first region: the most a plan on it can save."""
         return len(self.timesteps) / self.computed_steps
+
+    @cached_property
+    def form(self) -> tuple[object, ...]:
+        """All of a plan that shapes its compiled code: two that differ in weights alone share it.
+
+        Regions with their history, and which of them are forecast together at some step.
+        """
+        hits = [set(region.computed) for region in self.regions]
+        modes = {tuple(t in h for h in hits) for t in range(len(self.timesteps))}
+        return tuple((r.region, r.history) for r in self.regions), frozenset(modes)
 
     def validate(self) -> Plan:
         """Check every rule that a runtime relies on and return the plan itself.
@@ -165,6 +178,7 @@ class Plan:
             guidance=_optional(top, "guidance", _number),
             shape=shape,
             dtype=_optional(top, "dtype", _string),
+            chosen=_optional(top, "chosen", _string),
         ).validate()
 
 

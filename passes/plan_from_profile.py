@@ -63,6 +63,26 @@ class Target:
         return slice(self.before, len(self.timesteps) - self.after)
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What is solved for one region: its Gram matrix, the time x and the solver's weights c."""
+
+    target: Target
+    gram: Array
+    x: Array
+    c: Array
+    solver: str
+
+
+def problem(profile: Profile) -> Problem:
+    """The denoiser (or the first region) of a profile, on its own grid."""
+    target = onto(profile, None)
+    c, solver = solver_weights(profile, target, None)
+    region = profile.region(DENOISER) or profile.regions[0]
+    gram = guided_gram(region.gram, profile.guidance, conditional(profile.branches))
+    return Problem(target, gram, target.timesteps, c, solver)
+
+
 def make_plan(
     profile: Profile,
     *,

@@ -168,34 +168,45 @@ def _solve(
         chosen = _best(gram, x, c, standard_schedules(gram, x, c, n), [plain])[0]
     else:
         chosen = _portfolio(gram, x, c, n, search)
-    rows_ = chosen.forecaster.rows(chosen.steps, x, c, gram)
-    left = error_weights(chosen.steps, rows_, c)
-    schedule = RegionSchedule(
+    schedule = schedule_of(chosen, gram, x, c, region)
+    left = error_weights(chosen.steps, np.asarray(schedule.weights), c)
+    return schedule, float(score(left, gram, c))
+
+
+def schedule_of(
+    chosen: Candidate, gram: Array, x: Array, c: Array, region: str = "denoiser"
+) -> RegionSchedule:
+    """Write a candidate out, with its weights."""
+    rows = chosen.forecaster.rows(chosen.steps, x, c, gram)
+    return RegionSchedule(
         region=region,
         computed=chosen.steps,
-        weights=tuple(tuple(float(w) for w in row) for row in rows_),
+        weights=tuple(tuple(float(w) for w in row) for row in rows),
         history=chosen.forecaster.history,
         forecaster=chosen.forecaster.name,
         schedule=chosen.schedule,
     )
-    return schedule, float(score(left, gram, c))
+
+
+def ranked(gram: Array, x: Array, c: Array, n: int) -> list[Candidate]:
+    """Every standard schedule with every forecaster, best first."""
+    betas = BETAS[1:2] if len(x) > LARGE_GRID else BETAS
+    sets = standard_schedules(gram, x, c, n)
+    found: list[Candidate] = []
+    for k in HISTORIES:
+        found += _best(gram, x, c, sets, [EDF(k, beta) for beta in betas])
+    for plain in _PLAIN.values():
+        found += _best(gram, x, c, sets, [plain])
+    return sorted(found, key=lambda candidate: candidate.merit)
 
 
 def _portfolio(gram: Array, x: Array, c: Array, n: int, search: bool) -> Candidate:
     """Score schedules x forecasters, then move single steps of the best few while it helps."""
-    large = len(x) > LARGE_GRID
-    betas = BETAS[1:2] if large else BETAS
-    sets = standard_schedules(gram, x, c, n)
-    ranked: list[Candidate] = []
-    for k in HISTORIES:
-        ranked += _best(gram, x, c, sets, [EDF(k, beta) for beta in betas])
-    for plain in _PLAIN.values():
-        ranked += _best(gram, x, c, sets, [plain])
-    ranked.sort(key=lambda candidate: candidate.merit)
-    if large or not search:
-        return ranked[0]
+    found = ranked(gram, x, c, n)
+    if len(x) > LARGE_GRID or not search:
+        return found[0]
     starts: list[Candidate] = []
-    for candidate in ranked:
+    for candidate in found:
         if all(
             candidate.steps != s.steps or candidate.forecaster.history != s.forecaster.history
             for s in starts
@@ -203,7 +214,7 @@ def _portfolio(gram: Array, x: Array, c: Array, n: int, search: bool) -> Candida
             starts.append(candidate)
         if len(starts) == STARTS:
             break
-    improved = [_improve(gram, x, c, start) for start in starts]
+    improved = [improve(gram, x, c, start) for start in starts]
     return min(improved, key=lambda candidate: candidate.merit)
 
 
@@ -229,7 +240,7 @@ def _merit(trace: Trace, gram: Array, c: Array) -> Array:
     return np.where(np.isfinite(merit), merit, np.inf)
 
 
-def _improve(gram: Array, x: Array, c: Array, start: Candidate, rounds: int = 12) -> Candidate:
+def improve(gram: Array, x: Array, c: Array, start: Candidate, rounds: int = 12) -> Candidate:
     """Move one computed step at a time (and try the other betas) while the merit falls."""
     best = start
     for _ in range(rounds):

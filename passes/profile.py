@@ -11,7 +11,7 @@ import json
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from .atomic_file import write_atomically
 from .plan_format import Plan, is_monotone
 from .plan_from_profile import DENOISER, FrontierRow, make_frontier, make_plan
+from .refit import Reference
 
 FORMAT = "ditcache.profile"
 VERSION = 1
@@ -59,7 +60,9 @@ class Profile:
     generations. `sketch` is the width of the count-sketch that the inner products were taken
     through, 0 if they are exact. `guidance` is the scale of the conditional branch, None if unknown
     or if the branches are batched. `solver` [T] are the sampler's weights, None to take them from
-    the grid. `macs` counts the multiply-adds of a full step over all branches.
+    the grid. `macs` counts the multiply-adds of a full step over all branches. `reference` are the
+    recorded generations themselves, in sketches, where the sampler's update could be measured: what
+    `ditcache.tune` compares replays with. It is not saved.
 
     Raises `ProfileError` if any of it is unsound.
     """
@@ -73,6 +76,7 @@ class Profile:
     guidance: float | None = None
     solver: Array | None = None
     macs: int | None = None
+    reference: Reference | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -164,7 +168,14 @@ class Profile:
             size = float(np.abs(self.solver).max())
             if np.allclose(self.solver, other.solver, rtol=0.0, atol=0.02 * size):
                 solver = share * self.solver + (1 - share) * other.solver
-        return replace(self, samples=total, regions=regions, guidance=guidance, solver=solver)
+        return replace(
+            self,
+            samples=total,
+            regions=regions,
+            guidance=guidance,
+            solver=solver,
+            reference=None,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to `path` (safetensors with JSON metadata), replacing it as a whole."""

@@ -1,19 +1,22 @@
-"""What a user calls around a compiled model: calibrate, apply, remove, reset, summary."""
+"""What a user calls around a compiled model: calibrate, tune, apply, remove, reset, summary."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..passes.plan_format import Plan
-from ..passes.profile import Profile
+from ..passes.plan_format import Plan, PlanError
+from ..passes.profile import Profile, ProfileError
 from . import pipelines
-from .recorder import SKETCH_WIDTH, make_profile
+from .profiling import make_profile
+from .recorder import SKETCH_WIDTH
 from .session import Session, session_of
 from .stats import Summary
+from .tune import Tuner, collecting, final_of, run_one, tune_plan
 
 _HOW = 'compile it first: model = torch.compile(model, backend="ditcache")'
 
@@ -43,29 +46,84 @@ def calibrate(
     pipelines.install()
     session = session_of(model, create=True)
     assert session is not None
-    before = (session.enabled, session.record_kinds, session.sketch_width)
-    session.end_all()
-    session.clock.restart()
-    session.enabled = True
-    session.record_kinds = tuple(dict.fromkeys(("denoiser", *regions)))
-    session.sketch_width = 0 if exact else SKETCH_WIDTH
-    _rebuild(session, before[1])
-    session.collected = collected = []
-    try:
+    kinds = tuple(dict.fromkeys(("denoiser", *regions)))
+    with collecting(session, width=0 if exact else SKETCH_WIDTH, kinds=kinds) as recordings:
         for i in range(samples):
-            generate(i)
-            session.end_all()
-            session.clock.restart()
-        return make_profile(
-            collected, session.signature or "", guidance=guidance, macs=session.macs or None
+            run_one(session, generate, i)
+    profile = make_profile(
+        recordings, session.signature or "", guidance=guidance, macs=session.macs or None
+    )
+    reference = profile.reference
+    return profile if reference is None else replace(profile, reference=reference.called(samples))
+
+
+def tune(
+    model: torch.nn.Module,
+    generate: Callable[[int], Any],
+    profile: Profile | None = None,
+    *,
+    speedup: float | None = None,
+    computed_steps: int | None = None,
+    max_error: float | None = None,
+    samples: int = 8,
+    candidates: int = 8,
+) -> Plan:
+    """Choose a plan in closed loop: run the best candidates, fit them to what they do, keep one.
+
+    `generate(i)` runs the caller's own loop once, sample i with the same prompt and seed each time.
+    The calibration generations are replayed under `candidates` plans, in rounds: each measures the
+    error of the final samples to the uncached ones, keeps the better half and refits their weights
+    to the course that they took. That costs about as much as `8 samples` generations under the
+    plan. `profile` comes from `calibrate` with the same `generate` (else `samples` uncached
+    generations are recorded first; so also for a profile from a file, which holds no samples).
+
+    The final samples are taken from the recorded latents, whose last update is inferred. Where the
+    sampler's update cannot be told from them (stochastic or multi-step samplers) what `generate`
+    returns is compared: a tensor, an array, pictures, or an object with `images` or `frames`.
+    Weights are then not refitted, and Taylor's and Lagrange's forecasts are among the candidates.
+
+    Budget as in `Profile.plan`; `max_error` is kept by the measured error. The plan says in
+    `expected_error` what was measured (relative rms over the replayed samples) and in `chosen` how.
+
+    Raises PlanError for a budget out of reach, or if nothing could be measured; ProfileError as
+    `calibrate` does, or if the profile is of another model.
+    """
+    budgets = [b for b in (speedup, computed_steps, max_error) if b is not None]
+    if len(budgets) != 1:
+        raise PlanError("give exactly one of computed_steps, speedup and max_error")
+    if candidates < 1:
+        raise ValueError(f"tune needs candidates >= 1, got {candidates}")
+    finals: list[Any] | None = None
+    if profile is None or profile.reference is None:
+        returned: list[Any] = []
+
+        def keep(i: int) -> None:
+            returned.append(generate(i))
+
+        recorded = calibrate(model, keep, samples)
+        if profile is not None and profile.signature != recorded.signature:
+            raise ProfileError(
+                f"the profile is of model {profile.signature}, this model is "
+                f"{recorded.signature}; calibrate this model"
+            )
+        profile = recorded
+        if profile.reference is None:
+            finals = [final_of(value) for value in returned]
+    session = session_of(model, create=True)
+    assert session is not None
+    if session.signature is not None and profile.signature != session.signature:
+        raise ProfileError(
+            f"the profile is of model {profile.signature}, this model is {session.signature}; "
+            "calibrate this model"
         )
-    finally:
-        session.end_all()
-        session.clock.restart()
-        session.collected = None
-        recorded = session.record_kinds
-        session.enabled, session.record_kinds, session.sketch_width = before
-        _rebuild(session, recorded)
+    calls = samples if profile.reference is None else profile.reference.calls
+    return tune_plan(
+        Tuner(session, generate, profile, calls, finals),
+        speedup=speedup,
+        computed_steps=computed_steps,
+        max_error=max_error,
+        candidates=candidates,
+    )
 
 
 def apply(model: torch.nn.Module, plan: Plan | str | Path) -> torch.nn.Module:
@@ -113,9 +171,3 @@ def _session(model: torch.nn.Module) -> Session:
     if session is None:
         raise ValueError(f"this {type(model).__name__} is not compiled by ditcache; {_HOW}")
     return session
-
-
-def _rebuild(session: Session, kinds: tuple[str, ...]) -> None:
-    if kinds != session.record_kinds:
-        for executor in session.executors:
-            executor.forget_programs()

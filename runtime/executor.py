@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,9 @@ from .seen import GraphIdentity
 from .session import Session
 from .slots import SlotSet
 from .values import all_finite, by_region, sample
+
+PLANS_HELD = 32
+"""Plans whose weights are kept as tensors; more are in use only while candidates are tried."""
 
 
 class StepExecutor:
@@ -53,9 +56,9 @@ class StepExecutor:
         self._conditions = sorted(steering, key=lambda i: source[i])
         self._condition_names = ("graph", *(source[i] for i in self._conditions))
         self._identity = GraphIdentity(self, any(_is_size(text) for text in source.values()))
-        self._programs: dict[int, tuple[Plan | None, Program]] = {}
+        self._programs: dict[Hashable, Program] = {}
         self._refused: dict[int, tuple[Plan, str]] = {}
-        self._rows: dict[tuple[int, str, int, int], Tensor] = {}
+        self._rows: dict[int, tuple[Plan, dict[tuple[str, int, int], Tensor]]] = {}
         self._checked: tuple[Any, int] | None = None  # the generation that weights were checked in
         self._macs = graph.region("denoiser").macs if graph.regions else 0
         self._macs += self.program(None).hoisted_macs
@@ -128,7 +131,10 @@ class StepExecutor:
             modes = program.full
         stats = self.session.stats
         if any(modes):
-            if state.recording is not None:
+            if state.recording is not None and self.session.replaying:
+                latents = args[self._latents] if self._latents is not None else None
+                state.recording.add(moment, latents, {})
+            else:
                 state.recording = None  # a generation with forecasts is no measurement
             rows = {
                 region: self._row(plan, decision.step, region, row, slots)
@@ -194,9 +200,10 @@ class StepExecutor:
 
     def program(self, plan: Plan | None) -> Program:
         """The program for a plan, made on first use; raises PassError if the plan does not fit."""
-        known = self._programs.get(id(plan))
-        if known is not None and known[0] is plan:
-            return known[1]
+        key = None if plan is None else plan.form
+        known = self._programs.get(key)
+        if known is not None:
+            return known
         config = self.session.config
         record = () if plan is not None else self.session.record_kinds
         ctx = PassContext(
@@ -206,7 +213,7 @@ class StepExecutor:
         done, _ = pipeline.run(started, pipeline.REWRITE, ctx, check="fast")
         budget = 0 if config.policy == "none" else config.hoist_budget
         made = Program(done, self._names, config.inner, budget, self.session.stats)
-        self._programs[id(plan)] = (plan, made)
+        self._programs[key] = made
         return made
 
     def forget_programs(self) -> None:
@@ -233,7 +240,7 @@ class StepExecutor:
         """Once in a generation: weights written to through `.data` count no version."""
         now = None if moment is None else (moment.track, moment.serial)
         if now is None or now != self._checked:
-            for _, program in self._programs.values():
+            for program in self._programs.values():
                 program.revalidate()
             self._checked = now
 
@@ -255,15 +262,20 @@ class StepExecutor:
     ) -> Tensor:
         """The row as a tensor in the ring's physical order, made once for each rotation."""
         ring = next(r for n, r in slots.rings.items() if n == region or n.startswith(f"{region}."))
-        key = (id(plan), region, step, ring.rotation)
-        made = self._rows.get(key)
+        known = self._rows.get(id(plan))
+        if known is None or known[0] is not plan:  # held, so that no other plan gets its id
+            while len(self._rows) >= PLANS_HELD:
+                del self._rows[next(iter(self._rows))]
+            known = self._rows[id(plan)] = (plan, {})
+        key = (region, step, ring.rotation)
+        made = known[1].get(key)
         if made is None or made.device != ring.buffer.device:
             weights = torch.tensor(ring.physical(row), dtype=torch.float32)
-            made = self._rows[key] = weights.to(ring.buffer.device)
+            made = known[1][key] = weights.to(ring.buffer.device)
         return made
 
     def _hoisted_bytes(self) -> int:
-        return sum(program.hoisted_bytes for _, program in self._programs.values())
+        return sum(program.hoisted_bytes for program in self._programs.values())
 
 
 def analyse(graph: StepGraph, config: Config) -> StepGraph:

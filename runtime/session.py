@@ -18,7 +18,8 @@ from . import scope
 from .clock import CLASH, MAX_TRACKS, OTHER_LATENTS, TOO_MANY_CALLS, Clock, Moment
 from .config import Config
 from .dispatcher import GenerationState
-from .recorder import SKETCH_WIDTH, Recording, make_profile
+from .profiling import make_profile
+from .recorder import SKETCH_WIDTH, Recording
 from .slots import SlotSet
 from .stats import Stats, Summary
 from .store import PlanStore
@@ -48,6 +49,7 @@ class Session:
         self.record_kinds: tuple[str, ...] = ("denoiser",)
         self.sketch_width = SKETCH_WIDTH
         self.collected: list[Recording] | None = None  # not None while calibrating
+        self.replaying = False  # calibrating under a plan
         self.macs = 0
         self.executors: list[StepExecutor] = []
         self.hoisted_bytes: list[Callable[[], int]] = []
@@ -102,8 +104,15 @@ class Session:
 
     @property
     def active_plans(self) -> list[Plan]:
-        """The plans to run under: none while calibrating."""
-        return self.plans if self.collected is None else []
+        """The plans to run under: none while calibrating, unless it is to measure a plan."""
+        return self.plans if self.collected is None or self.replaying else []
+
+    def record(self, kinds: tuple[str, ...]) -> None:
+        """From now on record regions of these kinds."""
+        if kinds != self.record_kinds:
+            self.record_kinds = kinds
+            for executor in self.executors:
+                executor.forget_programs()
 
     def state(self, moment: Moment) -> GenerationState:
         """The generation that a moment belongs to; begins a new one where the clock says so."""

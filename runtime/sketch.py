@@ -8,6 +8,29 @@ import torch
 from torch import Tensor
 
 SEED = 0x5EED
+MOST_ROWS = 64
+"""Batches up to this size are sketched sample by sample, larger ones as one vector."""
+
+
+def rows_of(value: Tensor) -> int:
+    """How many rows `sketch_rows` gives: one for each entry of the leading dimension."""
+    return value.shape[0] if value.dim() > 1 and 0 < value.shape[0] <= MOST_ROWS else 1
+
+
+def sketch_rows(value: Tensor, width: int, rows: int) -> Tensor:
+    """Sketch a batch [rows, ...] sample by sample, side by side in one f32[rows * width'].
+
+    width' is `width`, or what a sample holds where that is less. Sample by sample no error of one
+    sample's inner products gets into another's, and one can be judged without the others.
+    """
+    flat = value.detach().reshape(rows, -1).to(torch.float32)
+    size = flat.shape[1]
+    if width == 0 or size <= width:
+        return flat.flatten().clone()
+    signs = _signs(size, width, flat.device)
+    if signs.numel() != size:
+        flat = torch.nn.functional.pad(flat, (0, signs.numel() - size))
+    return (flat * signs).view(rows, -1, width).sum(1).flatten()
 
 
 def sketch(value: Tensor, width: int) -> Tensor:
@@ -18,14 +41,7 @@ def sketch(value: Tensor, width: int) -> Tensor:
     one sum). `width=0` gives the flat value itself: exact inner products. Runs on the value's
     device, accumulates in fp32.
     """
-    flat = value.detach().reshape(-1).to(torch.float32)
-    if width == 0 or flat.numel() <= width:
-        return flat.clone()
-    signs = _signs(flat.numel(), width, flat.device)
-    padded = signs.numel()
-    if padded != flat.numel():
-        flat = torch.nn.functional.pad(flat, (0, padded - flat.numel()))
-    return (flat * signs).view(-1, width).sum(0)
+    return sketch_rows(value, width, 1)
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,0 +1,177 @@
+"""From recordings to a profile: Gram matrices, guidance branches, and what the sampler does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..passes.profile import Profile, ProfileError, RegionProfile
+from ..passes.refit import Courses, Reference, Update
+from ..passes.solver_weights import MeasuredSolver, measured
+from .recorder import DENOISER, LATENTS, Recording
+
+HALVES = ("first half", "second half")
+
+
+def make_profile(
+    recordings: list[Recording],
+    signature: str,
+    *,
+    guidance: float | None = None,
+    macs: int | None = None,
+) -> Profile:
+    """Average recordings of whole generations over one grid into a profile.
+
+    The sampler's weights and the guidance scale are measured from the recorded latents where the
+    sampler's update is linear in them; `guidance` overrides. Both branches of guidance in one batch
+    (two halves that start from the same latents) count as two branches. Raises ProfileError when
+    recordings are missing, broken, or of different grids, shapes or branches.
+    """
+    _check(recordings)
+    first = recordings[0]
+    read = _Reader(tuple(first.branches), in_halves(recordings))
+    solver = _measure(recordings, read)
+    if read.halves and (solver is None or solver.guidance is None):
+        # Which half is the conditional one cannot be told, and so no scale can be applied.
+        read = _Reader(tuple(first.branches), False)
+        solver = _measure(recordings, read)
+    branches, order = read.named(solver)
+    regions: list[RegionProfile] = []
+    for name in first.seen:
+        if name == LATENTS:
+            continue
+        grams: list[np.ndarray] = []
+        for rec in recordings:
+            z = read.table(rec, name)
+            if z is None:
+                raise ProfileError(
+                    f"region {name!r}: a guidance branch was not called at every step, so its "
+                    "outputs cannot be compared; calibrate with guidance on at all steps"
+                )
+            z = z[list(order)]
+            numel = rec.numel[name] / (2 if read.halves else 1)
+            grams.append(np.einsum("asm,btm->abst", z, z) / numel)
+        gram = np.mean(grams, axis=0)
+        regions.append(RegionProfile(name, gram, first.shape[name], first.dtype[name]))
+    if guidance is None and solver is not None and solver.guidance is not None:
+        guidance = solver.guidance if order[0] == 0 else 1 - solver.guidance
+    return Profile(
+        signature=signature,
+        timesteps=tuple(first.timesteps),
+        branches=branches,
+        samples=len(recordings),
+        regions=tuple(regions),
+        sketch=first.width,
+        guidance=guidance,
+        solver=solver.weights if solver else None,
+        macs=macs,
+        reference=_reference(recordings, read, solver),
+    )
+
+
+def in_halves(recordings: Sequence[Recording]) -> bool:
+    """Whether guidance is batched: one branch, and both halves of the latents always equal."""
+    for rec in recordings:
+        x = rec.table(LATENTS)
+        odd = rec.rows < 2 or rec.rows % 2 or len(rec.branches) != 1
+        if odd or x is None or any(rows != rec.rows for rows in rec.apart.values()):
+            return False
+        half = x.shape[2] // 2
+        if not np.array_equal(x[:, :, :half], x[:, :, half:]):
+            return False
+    return True
+
+
+def courses(recordings: Sequence[Recording], like: Profile) -> Courses | None:
+    """What replays went through, None where they cannot be laid beside the profile's reference."""
+    if like.reference is None or not recordings:
+        return None
+    halves = like.reference.courses.y.shape[1] == 2 and len(recordings[0].branches) == 1
+    read = _Reader(tuple(recordings[0].branches), halves)
+    xs = [read.latents(rec) for rec in recordings]
+    if any(x is None for x in xs):
+        return None
+    x = np.asarray(xs)
+    y = np.asarray([read.split(rec.partial(DENOISER)) for rec in recordings])
+    same = x.shape[1:] == like.reference.courses.x.shape[1:]
+    return Courses(x, y, like.reference.courses.rows) if same and y.ndim == 4 else None
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """How tables are read: by the branches that were told apart, or by the halves of a batch."""
+
+    branches: tuple[str, ...]
+    halves: bool
+
+    def table(self, rec: Recording, region: str) -> np.ndarray | None:
+        """float64 [B, T, m], None if a (step, branch) is missing."""
+        z = rec.table(region)
+        return None if z is None else self.split(z)
+
+    def latents(self, rec: Recording) -> np.ndarray | None:
+        """float64 [T, m]: all branches are called on the same latents."""
+        z = self.table(rec, LATENTS)
+        return None if z is None else z[0]
+
+    def split(self, z: np.ndarray) -> np.ndarray:
+        if not self.halves:
+            return z
+        half = z.shape[2] // 2
+        return np.concatenate([z[:, :, :half], z[:, :, half:]])
+
+    def named(self, solver: MeasuredSolver | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """The branches' names, and the order in which they are kept: the conditional one first."""
+        if not self.halves:
+            return self.branches, tuple(range(len(self.branches)))
+        assert solver is not None
+        assert solver.guidance is not None
+        order = (0, 1) if solver.guidance >= 0.5 else (1, 0)
+        return ("cond", "uncond"), order
+
+
+def _check(recordings: Sequence[Recording]) -> None:
+    if not recordings:
+        raise ProfileError("no generation was recorded: did generate() call the compiled model?")
+    first = recordings[0]
+    for i, rec in enumerate(recordings):
+        if rec.broken:
+            raise ProfileError(f"generation {i} cannot be used: {rec.broken}")
+        if not rec.finite:
+            raise ProfileError(
+                f"generation {i} cannot be used: the model's outputs hold NaN or infinity; does it "
+                "produce finite images without a cache?"
+            )
+        same = (rec.grid, rec.branches, rec.shape) == (first.grid, first.branches, first.shape)
+        if not same:
+            raise ProfileError(
+                f"generation {i} differs from generation 0: {len(rec.grid)} steps, branches "
+                f"{rec.branches}, shapes {rec.shape}; expected {len(first.grid)} steps, "
+                f"{first.branches}, {first.shape}. Calibrate with equal shapes and step counts."
+            )
+
+
+def _measure(recordings: Sequence[Recording], read: _Reader) -> MeasuredSolver | None:
+    """What the latents and outputs say about the sampler, None where they were not comparable."""
+    xs = [read.latents(rec) for rec in recordings]
+    ys = [read.table(rec, DENOISER) for rec in recordings]
+    if any(x is None for x in xs) or any(y is None for y in ys):
+        return None
+    x, y = np.asarray(xs), np.asarray(ys)
+    if x.shape != (y.shape[0], y.shape[2], y.shape[3]):
+        return None
+    return measured(x, y, recordings[0].timesteps)
+
+
+def _reference(
+    recordings: Sequence[Recording], read: _Reader, solver: MeasuredSolver | None
+) -> Reference | None:
+    if solver is None:
+        return None
+    first = recordings[0]
+    x = np.asarray([read.latents(rec) for rec in recordings])
+    y = np.asarray([read.table(rec, DENOISER) for rec in recordings])
+    rows = max(first.rows // (2 if read.halves else 1), 1)
+    return Reference.of(Courses(x, y, rows), Update.of(solver, first.timesteps))
