@@ -103,11 +103,13 @@ class Reference:
 def merit(errors: Array) -> float:
     """One number for relative squared errors, in dB, lower is better.
 
-    Half the mean of the decibels (what a mean PSNR sees) and half the decibels of the mean (which
-    the worst samples rule), so that neither the typical nor the hard sample is given up.
+    A quarter of the mean of the decibels (what a mean PSNR sees) and three of the decibels of the
+    mean (which the worst samples rule): few samples hardly show the tail, so what they show of it
+    has to count. Of two schedules for the small Flux at 5x whose 16 calibration samples had equal
+    mean decibels, the one with the larger mean error had a 5th percentile 9 dB lower on others.
     """
     floored = np.maximum(errors, FLOOR)
-    return float(5 * np.mean(np.log10(floored)) + 5 * np.log10(np.mean(floored)))
+    return float(2.5 * np.mean(np.log10(floored)) + 7.5 * np.log10(np.mean(floored)))
 
 
 def refit(
