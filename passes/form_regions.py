@@ -5,11 +5,10 @@ from __future__ import annotations
 import operator
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, fx
 
 from .base import PassContext, PassResult
@@ -17,10 +16,8 @@ from .cost import annotate_macs, total_macs
 from .effects import is_random, is_sync, op_base, written
 from .ir import Depends, InputKind, Region, StepGraph, depends_of, kind_of, value_of
 from .names import module_path
+from .roles import ADDS, CASTS, role_of
 from .symbolic import shape_of, tensor_bytes
-
-ADDS = (operator.add, torch.add, torch.ops.aten.add.Tensor)
-CASTS = frozenset({"to", "float", "half", "bfloat16", "type_as", "_to_copy"})
 
 
 @dataclass(frozen=True)
@@ -30,8 +27,10 @@ class FormRegions:
     A region holds only nodes that depend on the latents: the rest is hoisted anyway, and stays
     outside as a live-in. Blocks are contiguous runs by module path, since a model may call a
     block's submodule again elsewhere. Branches end at the residual adds; branches that share
-    nodes (joint attention over image and text) are one region. The deep part is the run of blocks
-    with at least half of the work and the fewest live-out bytes: DeepCache's cut on a UNet.
+    nodes (joint attention over image and text) are one region. What a branch is for (attention,
+    cross-attention, mlp) is read off its ops. The deep part is the run of blocks with at least half
+    of the work and the fewest live-out bytes: DeepCache's cut on a UNet. Runs of blocks are formed
+    on demand, where a plan names one.
 
     Given::
 
@@ -45,7 +44,7 @@ class FormRegions:
 
         region denoiser (%hidden_states, %kv, %emb) -> (%linear_4) [volatile]  // denoiser, …
         region @blocks.0 (%hidden_states, %kv, %emb) -> (%h) [volatile]  // block, 7.68 kMAC, …
-        region @blocks.0.mlp (%x, %emb) -> (%linear_3) [volatile]  // branch, 2.05 kMAC, 2 ops
+        region @blocks.0.mlp (%x, %emb) -> (%linear_3) [volatile]  // mlp branch, 2.05 kMAC, 2 ops
     """
 
     name: ClassVar[str] = "form-regions"
@@ -209,7 +208,8 @@ def _branches(block: str, nodes: list[fx.Node], order: Sequence[fx.Node]) -> lis
         names[label] += 1
         suffix = "" if names[label] == 1 else f"#{names[label]}"
         name = f"{block}.{label}{suffix}"
-        regions.append(make_region(name, "branch", f"{block}.{label}", group, order))
+        made = make_region(name, "branch", f"{block}.{label}", group, order)
+        regions.append(replace(made, role=role_of(group)))
     return regions
 
 

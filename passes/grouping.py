@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping, Sequence
 
 from torch import fx
 
@@ -11,7 +12,9 @@ from .effects import is_autocast_mark, is_random
 from .ir import Region
 
 
-def ordered_groups(graph: fx.Graph, owner: dict[str, Region]) -> list[list[fx.Node]]:
+def ordered_groups(
+    graph: fx.Graph, owner: Mapping[str, Region], first: Sequence[fx.Node] = ()
+) -> list[list[fx.Node]]:
     """The graph's calls in a topological order in which each scheduled region is contiguous.
 
     `owner` maps node names to their scheduled region. Autocast ranges stay whole as well, and
@@ -43,6 +46,8 @@ def ordered_groups(graph: fx.Graph, owner: dict[str, Region]) -> list[list[fx.No
         if any(is_random(n) or (n.is_impure() and not is_autocast_mark(n)) for n in group):
             needs |= set() if effect is None else {effect}
             effect = i
+        if group[0].name in owner:
+            needs |= {group_of[n] for n in first if n in group_of}
         waiting.append(needs - {i})
     readers: list[list[int]] = [[] for _ in groups]
     for i, needs in enumerate(waiting):

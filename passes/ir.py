@@ -9,7 +9,7 @@ reference meaning in plain torch, so that a graph can be interpreted at any stag
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -35,6 +35,7 @@ class InputKind(enum.StrEnum):
     WEIGHTS = "weights"  # f32[K], the forecast's row for this step
     PREDICATE = "predicate"  # i1, true where the plan says: forecast
     HOISTED = "hoisted"  # a value that a prologue computed
+    CARRIED = "carried"  # a value that the head computed, on its way into a tail
 
 
 class Depends(enum.IntFlag):
@@ -65,7 +66,8 @@ class Region:
     """A connected, single-purpose subgraph.
 
     `nodes`, `live_ins` and `live_outs` are node names in graph order. `kind` is one of denoiser,
-    block, branch or deep; `path` the module path that the region covers.
+    block, run (contiguous blocks), branch or deep; `path` the module path that the region covers;
+    `role` what a branch is for: attention, cross-attention or mlp.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Region:
     stability: str = "volatile"
     drift: float | None = None  # mean relative change from one step to the next, measured
     refusal: str | None = None  # why the region cannot be cached, None if it can
+    role: str = ""
 
     @property
     def label(self) -> str:
@@ -89,7 +92,13 @@ class Region:
 
 @dataclass(frozen=True)
 class Slot:
-    """Cache storage of one live-out: the last `history` computed values."""
+    """Cache storage of one live-out: the last `history` computed values.
+
+    `what` is stored: the live-out itself ("output") or what the region added to its live-in
+    ("delta"). A `reference` slot serves a probe instead of a forecast: it holds the probed value of
+    the "previous" step or of the last "computed" one; `measured` asks the runtime how far each
+    write of it moves.
+    """
 
     name: str
     region: str
@@ -97,6 +106,15 @@ class Slot:
     shape: tuple[Size, ...]
     dtype: torch.dtype
     history: int
+    group: str = ""  # the plan's name for it, where several regions share one schedule
+    what: str = "output"
+    reference: str = ""
+    measured: bool = False
+
+    @property
+    def owner(self) -> str:
+        """The schedule (or recording) that the slot belongs to."""
+        return self.group or self.region
 
     @property
     def nbytes(self) -> int:
@@ -123,12 +141,18 @@ class Variant:
 
     `modes[i]` is true where region i is forecast. The module's output is `(outputs, writes)`,
     where `writes` are the values to push into the slots named by `writes`.
+
+    Where a probe decides, a step is a `head`, whose output is `(probes, carried values)`, and one
+    of several `tail`s, which take what they need of the carried values as inputs; `carried` names
+    them. The `whole` variants need no decision.
     """
 
     modes: tuple[bool, ...]
     module: fx.GraphModule
     writes: tuple[str, ...]
     macs: int = 0
+    stage: str = "whole"  # or "head", "tail"
+    carried: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,6 +164,8 @@ class StepGraph:
     regions: tuple[Region, ...] = ()
     slots: tuple[Slot, ...] = ()
     scheduled: tuple[str, ...] = ()  # regions that have a cache.cond, in graph order
+    # The schedule of each scheduled region: its own name, or a selector that several share.
+    schedules: Mapping[str, str] = field(default_factory=dict[str, str])
     prologues: tuple[Prologue, ...] = ()
     variants: tuple[Variant, ...] = ()
     facts: frozenset[str] = field(default_factory=frozenset[str])  # established properties
@@ -197,6 +223,25 @@ def cache_write(slot: Tensor, value: Tensor) -> Tensor:
     return value
 
 
+def cache_probe(value: Tensor, reference: Tensor) -> Tensor:
+    """How far a value is from a reference slot [1, *shape]: f32[2], mean |value - r| and mean |r|.
+
+    Their ratio is the relative L1 distance of TeaCache and First Block Cache.
+    """
+    last = reference[0].to(torch.float32)
+    moved = (value.to(torch.float32) - last).abs().mean()
+    return torch.stack([moved, last.abs().mean()])
+
+
+def cache_decide(threshold: float, *probes: Tensor) -> bool:
+    """Whether to forecast: every probe below `threshold` times its reference.
+
+    The meaning for one step alone. A rule that accumulates or counts (most do) takes the probes'
+    numbers to the host and decides there; the predicate then is `i1 host probe`.
+    """
+    return all(bool(probe[0] < threshold * probe[1]) for probe in probes)
+
+
 def cache_cond(
     pred: bool,
     hit: Callable[..., tuple[Tensor, ...]],
@@ -220,7 +265,9 @@ def relayout(value: Tensor, stride: tuple[int, ...]) -> Tensor:
     return out.copy_(value)
 
 
-CACHE_OPS = frozenset({cache_read, cache_forecast, cache_write, cache_cond})
+CACHE_OPS = frozenset(
+    {cache_read, cache_forecast, cache_write, cache_probe, cache_decide, cache_cond}
+)
 
 
 # Metadata and small helpers ---------------------------------------------------------------------

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,11 @@ from typing import Any, TypeVar, cast
 from .atomic_file import write_atomically
 
 FORMAT = "ditcache.plan"
-VERSION = 1
+VERSION = 2
+PLAIN = 1
+"""Version of a plan that needs nothing newer: it is written as such, for older readers."""
+WHAT = ("output", "delta")
+REFERENCES = ("previous", "computed")
 
 T = TypeVar("T")
 
@@ -43,6 +47,10 @@ class RegionSchedule:
     `computed` holds the increasing indices of the steps that compute, 0 first. `weights` has T rows
     of `history` numbers; entry k multiplies the k-th newest computed output before that step. Rows
     of computed steps are zero. `forecaster` and `schedule` say how the rows came about.
+
+    `region` is a region's name or a selector (`passes.selectors`): `blocks[1:-1]` is a run of
+    blocks, `attention[:]` every attention branch, all under this one schedule. `what` is forecast:
+    the region's "output", or the "delta" that it adds to its live-in.
     """
 
     region: str
@@ -51,6 +59,38 @@ class RegionSchedule:
     history: int
     forecaster: str
     schedule: str
+    what: str = "output"
+
+
+@dataclass(frozen=True)
+class ProbePoint:
+    """A value that a decision at run time looks at, and what it is compared with.
+
+    `value` is "latents", "output", "modulated" (what the first block's first matrix product reads)
+    or "SELECTOR delta" (what a run of blocks added). `reference` is that value at the "previous"
+    step or at the last "computed" one. A `measured` probe is not read before the decision: it tells
+    how far the value moved between two computed steps.
+    """
+
+    value: str
+    reference: str = "computed"
+    measured: bool = False
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """Which steps to skip, decided by data: a policy of `passes.policies` and its options.
+
+    The plan's `computed` steps always compute; all others ask the rule, once in each guidance
+    branch. `options` are the policy's fields, in name order. With `order` above 0 the rows of
+    weights are TaylorSeer's of that order over the steps that did compute, and the plan's own rows
+    stand in where there is no other.
+    """
+
+    policy: str
+    options: tuple[tuple[str, float | int | str | bool | tuple[float, ...]], ...]
+    probes: tuple[ProbePoint, ...]
+    order: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,10 +114,14 @@ class Plan:
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
     chosen: str | None = None
+    rule: DecisionRule | None = None
 
     @property
     def computed_steps(self) -> int:
-        """Number of steps at which the first region (the denoiser) computes."""
+        """Number of steps at which the first region (mostly the denoiser) computes.
+
+        With a rule that decides by data, those that compute whatever it says.
+        """
         return len(self.regions[0].computed)
 
     @property
@@ -112,6 +156,8 @@ class Plan:
         _require(len(set(names)) == len(names), f"V4: a region is scheduled twice in {names}")
         for region in self.regions:
             _check_region(region, steps)
+        if self.rule is not None:
+            _check_rule(self.rule, self.regions)
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -134,15 +180,21 @@ class Plan:
 
     def to_json(self) -> str:
         """Indented JSON, one line for each row of weights and for each list of numbers."""
-        top: dict[str, Any] = {"format": FORMAT, "version": VERSION}
-        top |= {f.name: getattr(self, f.name) for f in fields(self) if f.name != "regions"}
+        newer = self.rule is not None or any(
+            r.what != "output" or "[" in r.region or "+" in r.region for r in self.regions
+        )
+        top: dict[str, Any] = {"format": FORMAT, "version": VERSION if newer else PLAIN}
+        left = {"regions"} | (set[str]() if newer else {"rule"})
+        top |= {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left}
+        if self.rule is not None:
+            top["rule"] = asdict(self.rule) | {"options": dict(self.rule.options)}
         lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in top.items()]
         blocks: list[str] = []
         for region in self.regions:
             inner = [
                 f"      {json.dumps(f.name)}: {json.dumps(getattr(region, f.name))},"
                 for f in fields(region)
-                if f.name != "weights"
+                if f.name != "weights" and (newer or f.name != "what")
             ]
             table = ",\n".join(f"        {json.dumps(row)}" for row in region.weights)
             inner.append(f'      "weights": [\n{table}\n      ]')
@@ -162,9 +214,9 @@ class Plan:
         if not isinstance(data, dict) or cast(dict[str, Any], data).get("format") != FORMAT:
             raise PlanError(f'not a plan: expected JSON with "format": "{FORMAT}"')
         top = cast(dict[str, Any], data)
-        if top.get("version") != VERSION:
+        if top.get("version") not in (PLAIN, VERSION):
             raise PlanError(
-                f"plan version {top.get('version')!r}, this ditcache reads {VERSION}; "
+                f"plan version {top.get('version')!r}, this ditcache reads {PLAIN} and {VERSION}; "
                 "make the plan again from its profile"
             )
         shape = _optional(top, "shape", lambda v: _tuple(v, _integer))
@@ -179,11 +231,29 @@ class Plan:
             shape=shape,
             dtype=_optional(top, "dtype", _string),
             chosen=_optional(top, "chosen", _string),
+            rule=_optional(top, "rule", _rule),
         ).validate()
+
+
+def _check_rule(rule: DecisionRule, regions: tuple[RegionSchedule, ...]) -> None:
+    _require(bool(rule.probes), f"rule {rule.policy!r} needs at least one probe")
+    for probe in rule.probes:
+        _require(
+            probe.reference in REFERENCES,
+            f"a probe's reference must be one of {', '.join(REFERENCES)}, got {probe.reference!r}",
+        )
+    _require(
+        all(0 <= rule.order < r.history for r in regions),
+        f"rule {rule.policy!r} forecasts with order {rule.order}, which needs a history of "
+        f"{rule.order + 1}",
+    )
 
 
 def _check_region(region: RegionSchedule, steps: int) -> None:
     where, computed = f"region {region.region!r}", region.computed
+    _require(
+        region.what in WHAT, f"{where}: what must be one of {', '.join(WHAT)}, got {region.what!r}"
+    )
     _require(region.history >= 1, f"{where}: history must be at least 1, got {region.history}")
     _require(
         len(region.weights) == steps,
@@ -270,4 +340,20 @@ def _region(value: Any) -> RegionSchedule:
         history=_field(data, "history", _integer),
         forecaster=_field(data, "forecaster", _string),
         schedule=_field(data, "schedule", _string),
+        what=_field(data, "what", _string) if "what" in data else "output",
+    )
+
+
+def _rule(value: Any) -> DecisionRule:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object for a rule, got {type(value).__name__}")
+    data = cast(dict[str, Any], value)
+    options = _field(data, "options", dict[str, Any])
+    return DecisionRule(
+        policy=_field(data, "policy", _string),
+        options=tuple(
+            (key, tuple(v) if isinstance(v, list) else v) for key, v in sorted(options.items())
+        ),
+        probes=_field(data, "probes", lambda v: _tuple(v, lambda probe: ProbePoint(**probe))),
+        order=_field(data, "order", _integer),
     )

@@ -41,7 +41,11 @@ def print_graph(
     lines = [_header(graph, where), _signature(graph)]
     for slot in graph.slots:
         shape = type_text(slot.shape, slot.dtype)
-        lines.append(f"  slot ${slot.name} : {shape} x{slot.history}  {_bytes(slot.nbytes)}")
+        notes = [slot.what] if slot.what != "output" else []
+        notes += [f"{slot.reference} step"] if slot.reference else []
+        notes += ["measured"] if slot.measured else []
+        line = f"  slot ${slot.name} : {shape} x{slot.history}  {_bytes(slot.nbytes)}"
+        lines.append(line + (f"  // {', '.join(notes)}" if notes else ""))
     lines += _region_lines(graph, plan)
     for prologue in graph.prologues:
         head = f"  prologue {prologue.name} -> {_percent(prologue.outputs)}"
@@ -50,10 +54,11 @@ def print_graph(
         lines.append("  }")
     lines += _body(graph.graph, indent=2, module=graph.module)
     for i, variant in enumerate(graph.variants):
-        modes = zip(graph.scheduled, variant.modes, strict=True)
-        what = ", ".join(f"{name}: {'forecast' if hit else 'compute'}" for name, hit in modes)
+        modes = dict(zip(graph.scheduled, variant.modes, strict=False))
+        what = ", ".join(_modes(graph, modes)) if variant.stage != "head" else "head"
         writes = "".join(f" ${w}" for w in variant.writes)
-        head = f"  variant {i} ({what or 'compute'})"
+        stage = "tail, " if variant.stage == "tail" else ""
+        head = f"  variant {i} ({stage}{what or 'compute'})"
         lines.append(
             f"{head}{' writes' + writes if writes else ''}  // {macs_text(variant.macs)} {{"
         )
@@ -61,6 +66,12 @@ def print_graph(
         lines.append("  }")
     lines.append("}")
     return "\n".join(lines) + "\n"
+
+
+def _modes(graph: StepGraph, modes: dict[str, bool]) -> list[str]:
+    """What each schedule does in a variant: regions that share one are named once."""
+    by_schedule = {graph.schedules.get(name, name): hit for name, hit in modes.items()}
+    return [f"{name}: {'forecast' if hit else 'compute'}" for name, hit in by_schedule.items()]
 
 
 def _header(graph: StepGraph, where: str) -> str:
@@ -106,14 +117,18 @@ def _region_lines(graph: StepGraph, plan: Plan | None) -> list[str]:
         for schedule in plan.regions:
             done = set(schedule.computed)
             steps = range(len(plan.timesteps))
-            strips[schedule.region] = "".join("C" if i in done else "." for i in steps)
+            skipped = "." if plan.rule is None else "?"
+            strips[schedule.region] = "".join("C" if i in done else skipped for i in steps)
     lines: list[str] = []
     for r in graph.regions:
-        name = f"@{r.name}" if r.path else r.name
+        name = f"@{r.name}" if r.path and "[" not in r.name else r.name
         text = f"  region {name} ({_percent(r.live_ins, 4)}) -> ({_percent(r.live_outs, 4)})"
-        text += f" [{r.label}]  // {r.kind}, {macs_text(r.macs)}, {_count(r.nodes, 'op')}"
+        kind = f"{r.role} {r.kind}".lstrip()
+        text += f" [{r.label}]  // {kind}, {macs_text(r.macs)}, {_count(r.nodes, 'op')}"
         if r.name in graph.scheduled:
-            text += f", scheduled {strips.get(r.name, '')}".rstrip()
+            shared = graph.schedules.get(r.name, r.name)
+            under = "" if shared == r.name else f"by {shared} "
+            text += f", scheduled {under}{strips.get(shared, '')}".rstrip()
         if r.refusal:
             text += f", not cacheable: {r.refusal}"
         lines.append(text)
@@ -170,6 +185,8 @@ def node_text(node: fx.Node) -> str:
     kind = _type(value_of(node))
     path = module_path(node)
     notes = f" : {kind}" if kind else ""
+    if "runs" in node.meta:
+        notes = f" : i1 {node.meta['runs']} probe"
     if path:
         notes += f" @{path}"
     if "depends" in node.meta and not depends_of(node) & Depends.LATENT:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 from .base import PassContext, PassResult
 from .cost import total_macs
-from .ir import InputKind, StepGraph, Variant, cache_cond, cache_write, kind_of, output_node
+from .ir import (
+    InputKind,
+    StepGraph,
+    Variant,
+    cache_cond,
+    cache_decide,
+    cache_probe,
+    cache_write,
+    kind_of,
+    output_node,
+    value_of,
+)
 from .plan_format import Plan
+from .probes import upstream
 
 
 @dataclass(frozen=True)
@@ -20,6 +35,10 @@ class Specialize:
     Inlines the chosen arm of every `cache.cond`, turns writes into a second output (the runtime
     pushes them into the ring after the call, so the program stays functional), and drops dead
     code. The all-compute variant always exists: it is what runs when in doubt.
+
+    Where a probe decides, a step becomes a head, which computes the probes and all that they need,
+    and one tail for each outcome. What a tail needs of the head is carried over: nothing is
+    computed twice.
 
     Given::
 
@@ -49,30 +68,71 @@ class Specialize:
 
     def apply(self, graph: StepGraph, ctx: PassContext) -> PassResult:
         """Attach the variants; the step graph itself stays for printing."""
-        wanted = sorted(modes_of(graph, ctx.plan))
-        variants = tuple(_variant(graph, modes) for modes in wanted)
-        done = graph.with_(variants=variants, facts=graph.facts | self.ensures)
+        modes = modes_of(graph, ctx.plan)
+        variants = [_variant(graph, m) for m in sorted(modes)]
+        if any(n.target is cache_probe for n in graph.graph.nodes):
+            variants += _staged(graph, sorted(modes | {(True,) * len(graph.scheduled)}))
+        done = graph.with_(variants=tuple(variants), facts=graph.facts | self.ensures)
         return PassResult(done, True, {"variants": len(variants)})
 
 
 def modes_of(graph: StepGraph, plan: Plan | None) -> set[tuple[bool, ...]]:
-    """The mode vectors (true: forecast) that occur over the plan's steps, all-compute included."""
+    """The mode vectors (true: forecast) that need no decision, all-compute included.
+
+    Under a rule that decides by data that one is all there is: of the other steps the head comes
+    first.
+    """
     count = len(graph.scheduled)
     modes: set[tuple[bool, ...]] = {(False,) * count}
-    if plan is None:
+    if plan is None or plan.rule is not None:
         return modes
     computed = {s.region: set(s.computed) for s in plan.regions}
+    regions = [computed[graph.schedules.get(name, name)] for name in graph.scheduled]
     for step in range(len(plan.timesteps)):
-        modes.add(tuple(step not in computed[name] for name in graph.scheduled))
+        modes.add(tuple(step not in steps for steps in regions))
     return modes
 
 
-def _variant(graph: StepGraph, modes: tuple[bool, ...]) -> Variant:
+def _staged(graph: StepGraph, wanted: list[tuple[bool, ...]]) -> list[Variant]:
+    """The head, and a tail for each mode vector."""
+    order = list(graph.graph.nodes)
+    probes = [n for n in order if n.target is cache_probe]
+    inside = upstream(probes)
+    for node in order:  # a chunk's parts go with their chunk: tuples are not carried
+        if node.target is operator.getitem and node.args[0] in inside:
+            inside.add(node)
+    tails = [_variant(graph, modes, inside) for modes in wanted]
+    carried = tuple(
+        n.name for n in order if n in inside and any(n.name in t.carried for t in tails)
+    )
+    new = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for node in order:
+        if node in inside or node.op == "placeholder":
+            env[node] = new.node_copy(node, env.__getitem__)
+    by_name = {n.name: env[n] for n in inside}
+    new.output((tuple(env[p] for p in probes), tuple(by_name[n] for n in carried)))
+    head = _finished(graph, new, (), (), "head", carried)
+    return [head, *tails]
+
+
+def _variant(
+    graph: StepGraph, modes: tuple[bool, ...], head: Set[fx.Node] | None = None
+) -> Variant:
     new = fx.Graph()
     env: dict[fx.Node, Any] = {}
     writes: dict[str, fx.Node] = {}
     mode = dict(zip(graph.scheduled, modes, strict=True))
+    for node in graph.graph.nodes if head is not None else ():
+        if node in head and isinstance(value_of(node), CARRIED):
+            env[node] = new.placeholder(node.name)
+            env[node].meta = {k: v for k, v in node.meta.items() if k != "macs"}
+            env[node].meta["kind"] = InputKind.CARRIED
     for node in graph.graph.nodes:
+        if node in env or node.target in (cache_probe, cache_decide):
+            continue
+        if head is not None and node in head:
+            continue  # a tuple, whose parts are carried
         if node.op == "get_attr" and all(u.target is cache_cond for u in node.users):
             continue
         if node.target is cache_cond:
@@ -88,13 +148,32 @@ def _variant(graph: StepGraph, modes: tuple[bool, ...]) -> Variant:
             new.output((results, tuple(writes.values())))
         else:
             env[node] = new.node_copy(node, env.__getitem__)
+    stage = "whole" if head is None else "tail"
+    return _finished(graph, new, modes, tuple(writes), stage, None)
+
+
+CARRIED = (Tensor, int, float, bool, torch.SymInt, torch.SymFloat)
+
+
+def _finished(  # noqa: PLR0917
+    graph: StepGraph,
+    new: fx.Graph,
+    modes: tuple[bool, ...],
+    writes: tuple[str, ...],
+    stage: str,
+    carried: tuple[str, ...] | None,
+) -> Variant:
+    """The variant of a whole graph, without dead code and unread inputs."""
     new.eliminate_dead_code(lambda n: n.op == "output" or n.is_impure())
     for node in list(new.nodes):
         if node.op == "placeholder" and not node.users:
             new.erase_node(node)
     module = fx.GraphModule(graph.module, new)
     module.meta = dict(graph.module.meta)
-    return Variant(modes, module, tuple(writes), total_macs(new.nodes))
+    if carried is None:
+        inputs = [n for n in new.nodes if n.op == "placeholder"]
+        carried = tuple(n.name for n in inputs if kind_of(n) is InputKind.CARRIED)
+    return Variant(modes, module, writes, total_macs(new.nodes), stage, carried)
 
 
 def _parts(node: fx.Node, env: dict[fx.Node, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from . import verifier_cache_rules as cache_rules
 from . import verifier_rules as rules
 from .base import PassContext
 from .ir import StepGraph
@@ -51,4 +52,7 @@ RULES: dict[str, tuple[str, Rule]] = {
     "V9": ("slot bytes within the budget", rules.v9),
     "V10": ("no host sync in a captured region", rules.v10),
     "V11": ("the plan covers the step grid exactly", rules.v11),
+    "V12": ("scheduled regions do not overlap", cache_rules.v12),
+    "V13": ("a delta is taken from, and added to, the same live-in", cache_rules.v13),
+    "V14": ("a tail takes from the head what the head computed", cache_rules.v14),
 }

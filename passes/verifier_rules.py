@@ -48,13 +48,14 @@ class Violation:
 
 def _modules(graph: StepGraph) -> Iterator[fx.GraphModule]:
     yield graph.module
-    for _, arms in _conds(graph):
+    for _, arms in arms_of(graph):
         yield from arms
     yield from (p.module for p in graph.prologues)
     yield from (v.module for v in graph.variants)
 
 
-def _conds(graph: StepGraph) -> Iterator[tuple[fx.Node, tuple[fx.GraphModule, fx.GraphModule]]]:
+def arms_of(graph: StepGraph) -> Iterator[tuple[fx.Node, tuple[fx.GraphModule, fx.GraphModule]]]:
+    """Each conditional with its hit and miss arm."""
     for node in graph.graph.nodes:
         if node.target is cache_cond:
             hit, miss = (
@@ -114,7 +115,7 @@ def _meta(value: Tensor) -> tuple[Any, ...]:
 
 def v2(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     """V2: both arms of a cond yield the same number of values, equal in shape, stride and dtype."""
-    for cond, (hit, miss) in _conds(graph):
+    for cond, (hit, miss) in arms_of(graph):
         sides = [[value_of(n) for n in output_node(m.graph).args[0]] for m in (hit, miss)]  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
         if len(sides[0]) != len(sides[1]):
             got = f"{len(sides[0])} from hit, {len(sides[1])} from miss"
@@ -142,7 +143,7 @@ def v3(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     """V3: a forecast reads no more entries than the plan has written before it."""
     if ctx.plan is None:
         return
-    held = {s.region: s.history for s in graph.slots}
+    held = {s.owner: s.history for s in graph.slots}
     for schedule in ctx.plan.regions:
         for step, row in enumerate(schedule.weights):
             if step in schedule.computed:
@@ -159,7 +160,7 @@ def v3(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
 def v4(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     """V4: a slot is written at most once in a step."""
     writes: Counter[str] = Counter()
-    for module in (graph.module, *(miss for _, (_, miss) in _conds(graph))):
+    for module in (graph.module, *(miss for _, (_, miss) in arms_of(graph))):
         for node in module.graph.nodes:
             if node.target is cache_write:
                 writes[str(cast(fx.Node, node.args[0]).meta["slot"])] += 1
@@ -176,7 +177,7 @@ def v5(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     """V5: what a variant returns is no view of a slot or of a remembered value."""
     modules = [v.module for v in graph.variants]
     held = {InputKind.SLOT: "a slot", InputKind.HOISTED: "a hoisted value"}
-    for module in modules + [arm for _, arms in _conds(graph) for arm in arms]:
+    for module in modules + [arm for _, arms in arms_of(graph) for arm in arms]:
         arm = module not in modules
         for node in flat_nodes(_results(module, arm)):
             for root in storage_roots(node):
@@ -197,7 +198,7 @@ def _results(module: fx.GraphModule, arm: bool) -> Any:
 
 def v6(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     """V6: a predicate is known before its region runs."""
-    for cond, _ in _conds(graph):
+    for cond, _ in arms_of(graph):
         guarded = set(graph.region(cond.meta["region"]).nodes) if graph.regions else set[str]()
         todo, seen = [cast(fx.Node, cond.args[0])], set[fx.Node]()
         while todo:
@@ -214,7 +215,7 @@ def v6(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
 
 def v7(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     """V7: a cached region draws no random numbers and writes nothing."""
-    for _, (_, miss) in _conds(graph):
+    for _, (_, miss) in arms_of(graph):
         for node in miss.graph.nodes:
             own = node.target is cache_write or is_autocast_mark(node)
             impure = node.op.startswith("call") and (node.is_impure() or bool(written(node)))
@@ -255,7 +256,7 @@ def v9(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
 
 def v10(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     """V10: a cached region does not wait for the host."""
-    modules = [v.module for v in graph.variants] + [m for _, arms in _conds(graph) for m in arms]
+    modules = [v.module for v in graph.variants] + [m for _, arms in arms_of(graph) for m in arms]
     for module in modules:
         for node in module.graph.nodes:
             if is_sync(node):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..passes.plan_format import Plan
 from .clock import Moment
 from .recorder import Recording
 from .slots import SlotSet
+
+if TYPE_CHECKING:
+    from .judge import Judge
 
 CHANGED_SHAPE = "changed shape"
 TOLERANCE = 0.25  # of the distance to the neighbouring step: bf16 timesteps are rounded
@@ -41,6 +45,7 @@ class GenerationState:
     slots: dict[str, SlotSet] = field(default_factory=dict[str, SlotSet])
     sample: Sample | None = None  # None until the first step has computed
     recording: Recording | None = None
+    judges: dict[str, Judge] = field(default_factory=dict[str, "Judge"])  # of rules, by branch
     clashes: int = 0  # how many generations in a row began because latents took turns
     short: bool = False  # whether the generation before had one step only
     full: str | None = None  # why the rest of the generation is computed in full
@@ -84,7 +89,10 @@ def decide(
         used = max((k + 1 for k, w in enumerate(row) if w != 0.0), default=0)
         wanted = [c - state.offset for c in schedule.computed if c < step][-used:][::-1]
         held = _history(slots, schedule.region)
-        if held[:used] == wanted:
+        if plan.rule is not None:  # which steps compute is seen as they come: any history will do
+            wanted = held[: max(used, 1)]
+            used = max(used, 1)
+        if len(wanted) >= used and held[:used] == wanted:
             rows[schedule.region] = row
         else:
             reason = "history"
@@ -92,13 +100,9 @@ def decide(
     return Decision(plan, step, rows, reason, detail if reason else "")
 
 
-def _history(slots: SlotSet | None, region: str) -> list[int]:
-    if slots is None:
-        return []
-    for name, ring in slots.rings.items():
-        if name == region or name.startswith(f"{region}."):
-            return ring.steps
-    return []
+def _history(slots: SlotSet | None, schedule: str) -> list[int]:
+    ring = slots.of(schedule) if slots is not None else None
+    return ring.steps if ring is not None else []
 
 
 def _bind(state: GenerationState, plans: Sequence[Plan]) -> tuple[str, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from . import dispatcher
 from .clock import Moment, read_timestep
 from .config import Config
 from .dispatcher import Decision, GenerationState
+from .judge import Judge
 from .program import Program
 from .seen import GraphIdentity
 from .session import Session
@@ -126,7 +128,10 @@ class StepExecutor:
         plan = decision.plan
         assert plan is not None
         program = self.program(plan)
-        modes = tuple(name in decision.rows for name in program.scheduled)
+        carried: dict[str, Any] | None = None
+        if plan.rule is not None:
+            decision, carried = self._ask(program, args, moment, state, slots, decision)
+        modes = program.modes(decision.rows)
         if not program.has(modes):
             modes = program.full
         stats = self.session.stats
@@ -140,14 +145,14 @@ class StepExecutor:
                 region: self._row(plan, decision.step, region, row, slots)
                 for region, row in decision.rows.items()
             }
-            outputs, values = program.run(modes, args, slots, rows)
+            outputs, values = program.run(modes, args, slots, rows, carried)
             if not all_finite(outputs):
                 state.full = "NaN or infinity in a forecast"
                 stats.fall_back(state.full, "The rest of the generation computes in full.")
                 return self._full(args, moment, state)
             stats.forecast += 1
         else:
-            outputs, values = program.run(modes, args, slots, {})
+            outputs, values = program.run(modes, args, slots, {}, carried)
             stats.computed += 1
             if state.recording is not None:
                 found = by_region(values, program.region_of)
@@ -155,6 +160,36 @@ class StepExecutor:
         if values:
             self._keep(moment, state, slots, decision, values)
         return outputs
+
+    def _ask(  # noqa: PLR0917
+        self,
+        program: Program,
+        args: Sequence[Any],
+        moment: Moment,
+        state: GenerationState,
+        slots: SlotSet,
+        decision: Decision,
+    ) -> tuple[Decision, dict[str, Any] | None]:
+        """Let the plan's rule decide about a step that the plan leaves open.
+
+        Gives the decision and what the program's head computed; nothing where the plan decided.
+        """
+        plan = decision.plan
+        assert plan is not None
+        judge = state.judges.get(moment.branch)
+        if judge is None or judge.plan is not plan:
+            judge = state.judges[moment.branch] = Judge(plan)
+        if not decision.rows or not program.has_references(slots):
+            return replace(decision, rows={}), None
+        probes, carried = program.head(args, slots)
+        if not judge.skips(decision.step, probes):
+            return replace(decision, rows={}), carried
+        rows = {
+            name: judge.row(row, ring, moment.step)
+            for name, row in decision.rows.items()
+            if (ring := slots.of(name)) is not None
+        }
+        return replace(decision, rows=rows), carried
 
     def _keep(
         self,
@@ -185,11 +220,18 @@ class StepExecutor:
                     return
                 program = self.program(plan)
         planned = {s.region for s in plan.regions if decision.step in s.computed}
+        if plan.rule is not None:  # whatever was computed counts
+            planned = set(program.region_of.values())
+            judge = state.judges.get(moment.branch)
+            if judge is not None and not decision.rows:
+                moved = {n: v for n, v in values.items() if n in program.measured}
+                judge.computed(decision.step, moved, slots)
         for slot, value in values.items():
-            if program.region_of.get(slot) not in planned:
+            owner = program.region_of.get(slot)
+            if owner not in planned:
                 continue
             try:
-                slots.push(slot, moment.step, value, program.histories[slot])
+                slots.push(slot, moment.step, value, program.histories[slot], owner)
             except torch.OutOfMemoryError:
                 slots.rings.clear()
                 state.full = "no memory for slots"
@@ -261,14 +303,16 @@ class StepExecutor:
         self, plan: Plan, step: int, region: str, row: tuple[float, ...], slots: SlotSet
     ) -> Tensor:
         """The row as a tensor in the ring's physical order, made once for each rotation."""
-        ring = next(r for n, r in slots.rings.items() if n == region or n.startswith(f"{region}."))
+        ring = slots.of(region)
+        assert ring is not None  # the dispatcher has seen its history
         known = self._rows.get(id(plan))
         if known is None or known[0] is not plan:  # held, so that no other plan gets its id
             while len(self._rows) >= PLANS_HELD:
                 del self._rows[next(iter(self._rows))]
             known = self._rows[id(plan)] = (plan, {})
         key = (region, step, ring.rotation)
-        made = known[1].get(key)
+        # Under a rule the row depends on which steps happened to compute.
+        made = known[1].get(key) if plan.rule is None else None
         if made is None or made.device != ring.buffer.device:
             weights = torch.tensor(ring.physical(row), dtype=torch.float32)
             made = known[1][key] = weights.to(ring.buffer.device)

@@ -12,9 +12,13 @@ from torch import Tensor, fx
 
 from ..kernels.forecast import forecast
 from ..passes.form_regions import block_path
-from ..passes.ir import Depends, cache_forecast, cache_read, depends_of, value_of
+from ..passes.ir import Depends, cache_forecast, cache_probe, cache_read, depends_of, value_of
 
-RUNTIME_OPS: dict[Any, Any] = {cache_forecast: forecast, cache_read: cache_read}
+RUNTIME_OPS: dict[Any, Any] = {
+    cache_forecast: forecast,
+    cache_read: cache_read,
+    cache_probe: cache_probe,
+}
 
 
 def partition(graph: fx.Graph) -> list[list[fx.Node]]:

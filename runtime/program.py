@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ Rows = Mapping[str, Tensor]  # region -> f32[K], the forecast weights in the rin
 
 @dataclass(frozen=True)
 class Ref:
-    """Where an input comes from: `arg` i, or by name from `slot`, `row` or `hoisted`."""
+    """Where an input comes from: `arg` i, or by name from `slot`, `row`, `hoisted`, `carried`."""
 
     source: str
     index: int = 0
@@ -51,12 +51,14 @@ class Program:
         self.graph = graph
         self.scheduled = graph.scheduled
         self.histories = {s.name: s.history for s in graph.slots}
-        self.region_of = {s.name: s.region for s in graph.slots}
+        self.region_of = {s.name: s.owner for s in graph.slots}
+        self.measured = frozenset(s.name for s in graph.slots if s.measured)
+        self._switches = tuple(graph.schedules.get(name, name) for name in graph.scheduled)
         self._index = {name: i for i, name in enumerate(arguments)}
         self._inner = inner
         self._stats = stats
-        self._ready: dict[tuple[bool, ...], Executable] = {}
-        self._variants = {v.modes: v for v in graph.variants}
+        self._ready: dict[tuple[str, tuple[bool, ...]], Executable] = {}
+        self._variants = {(v.stage, v.modes): v for v in graph.variants}
         self._owner = {o: p.name for p in graph.prologues for o in p.outputs}
         self._memos: dict[str, tuple[Prologue, PrologueMemo, tuple[Ref, ...]]] = {}
         for prologue in graph.prologues:
@@ -80,15 +82,24 @@ class Program:
         """Bytes of remembered prologue results."""
         return sum(memo.nbytes for _, memo, _ in self._memos.values())
 
+    def modes(self, schedules: Container[str]) -> tuple[bool, ...]:
+        """The mode vector that forecasts the regions of these schedules."""
+        return tuple(s in schedules for s in self._switches)
+
     def has(self, modes: tuple[bool, ...]) -> bool:
         """Whether the plan uses this mode vector."""
-        return modes in self._variants
+        return ("whole", modes) in self._variants or ("tail", modes) in self._variants
 
-    def executable(self, modes: tuple[bool, ...]) -> Executable:
+    def has_references(self, slots: SlotSet) -> bool:
+        """Whether every slot that the head reads has been written."""
+        reads = [r.name for r in self.executable((), "head").inputs if r.source == "slot"]
+        return all((ring := slots.rings.get(name)) is not None and ring.steps for name in reads)
+
+    def executable(self, modes: tuple[bool, ...], stage: str = "whole") -> Executable:
         """The lowered variant of a mode vector; compiles on first use."""
-        ready = self._ready.get(modes)
+        ready = self._ready.get((stage, modes))
         if ready is None:
-            variant = self._variants[modes]
+            variant = self._variants[stage, modes]
             refs = self._refs(variant.module.graph)
             wanted = {self._owner[r.name] for r in refs if r.source == "hoisted"}
             if "step" in wanted:
@@ -98,14 +109,44 @@ class Program:
                 wanted |= needed
             order = tuple(p.name for p in self.graph.prologues if p.name in wanted)
             ready = Executable(variant, self._timed(variant.module, self._inner), refs, order)
-            self._ready[modes] = ready
+            self._ready[stage, modes] = ready
         return ready
 
     def run(
-        self, modes: tuple[bool, ...], args: Sequence[Any], slots: SlotSet | None, rows: Rows
+        self,
+        modes: tuple[bool, ...],
+        args: Sequence[Any],
+        slots: SlotSet | None,
+        rows: Rows,
+        carried: Mapping[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Run one variant; gives the step's outputs and the values to write, by slot."""
-        ready = self.executable(modes)
+        """Run one variant; gives the step's outputs and the values to write, by slot.
+
+        With what a head `carried` over it is the tail of that mode vector.
+        """
+        ready = self.executable(modes, "whole" if carried is None else "tail")
+        (outputs, writes), hoisted = self._call(ready, args, slots, rows, carried or {})
+        if hoisted:
+            outputs = _own(outputs, storages(hoisted.values()))
+        return outputs, dict(zip(ready.variant.writes, writes, strict=True))
+
+    def head(
+        self, args: Sequence[Any], slots: SlotSet
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        """Run what precedes the decision; gives the probes (f32[2] each) and the carried values."""
+        ready = self.executable((), "head")
+        (probes, values), _ = self._call(ready, args, slots, {}, {})
+        return probes, dict(zip(ready.variant.carried, values, strict=True))
+
+    def _call(
+        self,
+        ready: Executable,
+        args: Sequence[Any],
+        slots: SlotSet | None,
+        rows: Rows,
+        carried: Mapping[str, Any],
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Run a variant after the prologues that it reads; gives its result and their values."""
         hoisted: dict[str, Tensor] = {}
         macs = ready.variant.macs
         for name in ready.prologues:
@@ -117,11 +158,10 @@ class Program:
             else:
                 self._stats.hoist_runs[name] += 1
                 macs += prologue.macs
-        outputs, writes = ready.run(*self._gather(ready.inputs, args, slots, rows, hoisted))
+        named = {**hoisted, **carried} if carried else hoisted
+        result = ready.run(*self._gather(ready.inputs, args, slots, rows, named))
         self._stats.macs += macs
-        if hoisted:
-            outputs = _own(outputs, storages(hoisted.values()))
-        return outputs, dict(zip(ready.variant.writes, writes, strict=True))
+        return result, hoisted
 
     def revalidate(self) -> None:
         """Drop hoisted values whose weights changed unseen."""
@@ -138,6 +178,8 @@ class Program:
                 refs.append(Ref("row", name=str(node.meta["region"])))
             elif kind is InputKind.HOISTED:
                 refs.append(Ref("hoisted", name=node.name))
+            elif kind is InputKind.CARRIED:
+                refs.append(Ref("carried", name=node.name))
             else:
                 refs.append(Ref("arg", index=self._index[node.name]))
         return tuple(refs)
@@ -148,14 +190,14 @@ class Program:
         args: Sequence[Any],
         slots: SlotSet | None,
         rows: Rows,
-        hoisted: Mapping[str, Tensor],
+        named: Mapping[str, Any],
     ) -> list[Any]:
         values: list[Any] = []
         for ref in refs:
             if ref.source == "arg":
                 values.append(args[ref.index])
-            elif ref.source == "hoisted":
-                values.append(hoisted[ref.name])
+            elif ref.source in ("hoisted", "carried"):
+                values.append(named[ref.name])
             elif ref.source == "row":
                 values.append(rows[ref.name])
             else:

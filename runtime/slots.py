@@ -68,14 +68,23 @@ class SlotSet:
 
     def __init__(self) -> None:
         self.rings: dict[str, Ring] = {}
+        self._leads: dict[str, str] = {}
 
-    def push(self, name: str, step: int, value: Tensor, history: int) -> None:
+    def of(self, schedule: str) -> Ring | None:
+        """A ring of that schedule; those that share one are written at the same steps."""
+        return self.rings.get(self._leads.get(schedule, schedule))
+
+    def push(
+        self, name: str, step: int, value: Tensor, history: int, schedule: str | None = None
+    ) -> None:
         """Write into a slot, making it on first use or where shape, dtype or K changed.
 
         Steps are those of the generation. With another K what is held moves along: a plan may be
         found to be the wrong one of two only after some steps.
         """
         ring = self.rings.get(name)
+        if schedule is not None:
+            self._leads.setdefault(schedule, name)
         if ring is None or ring.history != history or not ring.fits(value):
             made = self.rings[name] = Ring(value, history)
             if ring is not None and ring.fits(value):

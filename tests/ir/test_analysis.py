@@ -87,8 +87,8 @@ def test_regions_of_a_residual_chain(filecheck, lowered):
         """
         CHECK:      region denoiser (%hidden_states, {{.*}}) -> (%linear_16) [volatile]  // denoiser
         CHECK-NEXT: region @blocks.0 (%h, {{.*}}) -> (%h_1) [volatile]  // block
-        CHECK-NEXT: region @blocks.0.attn (%h, {{.*}}) -> (%linear_6) [volatile]  // branch
-        CHECK-NEXT: region @blocks.0.mlp (%x) -> (%input_3) [volatile]  // branch, 8.19 kMAC, 4 ops
+        CHECK-NEXT: region @blocks.0.attn (%h, {{.*}}) -> (%linear_6) {{.*}} cross-attention
+        CHECK-NEXT: region @blocks.0.mlp (%x) -> (%input_3) {{.*}} // mlp branch, 8.19 kMAC, 4 ops
         CHECK-NEXT: region @blocks.1 (%h_1, {{.*}}) -> (%h_2) [volatile]  // block
         """,
     )
@@ -256,7 +256,7 @@ def test_branches_are_found_where_the_stream_is_added_in_fp32(filecheck, lowered
         lowered(Wanlike(), models.wide(), "form-regions"),
         """
         CHECK: region @blocks.0 ({{.*}}// block
-        CHECK-NEXT: region @blocks.0.attn (%to, %getitem) -> (%mul) [volatile]  // branch, 2.05 kMAC
-        CHECK-NEXT: region @blocks.0.ffn (%h, %getitem) -> (%mul_1) [volatile]  // branch, 2.05 kMAC
+        CHECK-NEXT: region @blocks.0.attn (%to, %getitem) -> (%mul) {{.*}} // mlp branch, 2.05 kMAC
+        CHECK-NEXT: region @blocks.0.ffn (%h, %getitem) -> (%mul_1) {{.*}} // mlp branch, 2.05 kMAC
         """,
     )

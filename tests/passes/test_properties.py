@@ -6,10 +6,10 @@ import torch
 from ditcache.kernels.forecast import forecast_reference
 from ditcache.passes import pipeline
 from ditcache.passes.base import PassContext
-from ditcache.passes.insert_cache import identifier
 from ditcache.passes.ir import InputKind, kind_of, placeholders
 from ditcache.passes.names import source_name
 from ditcache.passes.plan_format import Plan, RegionSchedule
+from ditcache.passes.rewriter import identifier
 from ditcache.passes.trace import trace
 from ditcache.passes.verifier import verify
 from hypothesis import HealthCheck, given, settings

@@ -1,0 +1,99 @@
+"""Which regions a graph caches or records, with their slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from torch import Tensor, fx
+
+from .base import PassError
+from .ir import Region, Slot, StepGraph, value_of
+from .plan_format import RegionSchedule
+from .probes import ProbeValue
+from .roles import partners
+from .selectors import resolve
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A region with its slots, and the live-in that each live-out's delta is taken from."""
+
+    region: Region
+    slots: tuple[Slot, ...]
+    base: dict[str, str]  # live-out -> live-in, empty where outputs are cached
+
+
+def bind(
+    graph: StepGraph, region: Region, schedule: RegionSchedule, nodes: dict[str, fx.Node]
+) -> Cached:
+    """A scheduled region with its slots; PassError where its delta has no meaning."""
+    slots = make_slots(region, nodes, schedule.history, schedule.region, schedule.what)
+    return Cached(region, tuple(slots), deltas(graph, region, schedule.what))
+
+
+def deltas(graph: StepGraph, region: Region, what: str) -> dict[str, str]:
+    """The live-in of each live-out where deltas are cached; PassError if one has none."""
+    if what == "output":
+        return {}
+    found = partners(graph, region)
+    for out in region.live_outs:
+        if out not in found:
+            raise PassError(
+                f"insert-cache: no residual stream leads from a live-in of {region.name} to its "
+                f'live-out %{out}, so its delta means nothing; plan its "output" instead'
+            )
+    return found
+
+
+def recordings(
+    graph: StepGraph, record: Sequence[str], inside: set[str], nodes: dict[str, fx.Node]
+) -> list[Cached]:
+    """What a recording asks for, where it can be had outside the conditionals."""
+    found: list[Cached] = []
+    for entry in record:
+        selector, _, what = entry.rpartition(" ") if entry.endswith(" delta") else (entry, "", "")
+        plain = [r for r in graph.regions if r.kind == entry]
+        group = "" if plain or any(r.name == entry for r in graph.regions) else entry
+        named = any(r.name == entry for r in graph.regions) or "[" in entry or what
+        chosen = plain or (resolve(graph, selector) if named else ())
+        for region in chosen:
+            if region.refusal is None and inside.isdisjoint(region.live_outs):
+                what = what or "output"
+                slots = make_slots(region, nodes, 1, group, what)
+                if group:
+                    slots = [replace(s, name=f"{group} {s.name}") for s in slots]
+                found.append(Cached(region, tuple(slots), deltas(graph, region, what)))
+    return found
+
+
+def make_slots(
+    region: Region,
+    nodes: dict[str, fx.Node],
+    history: int,
+    group: str = "",
+    what: str = "output",
+) -> list[Slot]:
+    """One slot per live-out; a region with one live-out gives the slot its own name."""
+    slots: list[Slot] = []
+    group = "" if group == region.name else group
+    for i, name in enumerate(region.live_outs):
+        value = cast(Tensor, value_of(nodes[name]))
+        slot = region.name if len(region.live_outs) == 1 else f"{region.name}.{i}"
+        shape = tuple(value.shape)
+        slots.append(Slot(slot, region.name, name, shape, value.dtype, history, group, what))
+    return slots
+
+
+def probe_slots(probes: Sequence[ProbeValue], nodes: dict[str, fx.Node]) -> dict[ProbeValue, Slot]:
+    """One reference slot per probe."""
+    found: dict[ProbeValue, Slot] = {}
+    for probe in probes:
+        value = cast(Tensor, value_of(nodes[probe.value]))
+        found[probe] = Slot(
+            probe.slot, probe.slot, probe.value, tuple(value.shape), value.dtype, 1,
+            what="output" if probe.base is None else "delta",
+            reference=probe.point.reference, measured=probe.point.measured,
+        )  # fmt: skip
+    return found

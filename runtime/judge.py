@@ -1,0 +1,71 @@
+"""The judge: a policy that decides by data, at work in one generation and guidance branch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..passes.forecasters import Taylor
+from ..passes.ir import cache_probe
+from ..passes.plan_format import Plan
+from ..passes.policies import Reading, decider
+from .slots import Ring, SlotSet
+
+
+class Judge:
+    """Turns probes into a decision. The host waits for the device once in each decision.
+
+    What measured slots say at a computed step is read together with the next decision's probes.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        assert plan.rule is not None
+        self.plan = plan
+        self._rule = decider(plan.rule, len(plan.timesteps))
+        self._order = plan.rule.order
+        self._pending: list[tuple[int, list[Tensor | None]]] = []
+
+    def skips(self, step: int, probes: Sequence[Tensor]) -> bool:
+        """Whether to forecast this step; `probes` are f32[2] as `cache_probe` gives them.
+
+        A probe that is not finite means: compute.
+        """
+        waiting = [v for _, moved in self._pending for v in moved if v is not None]
+        numbers = iter(torch.stack([*waiting, *probes]).tolist())
+        for before, moved in self._pending:
+            self._rule.computed(
+                before, [None if v is None else Reading(*next(numbers)) for v in moved]
+            )
+        self._pending.clear()
+        probed = [Reading(*pair) for pair in numbers]
+        if not np.isfinite(probed).all():
+            return False
+        return self._rule.skips(step, probed)
+
+    def computed(self, step: int, values: Mapping[str, Tensor], slots: SlotSet) -> None:
+        """Tell the rule that `step` computed `values`, before they are written into the slots.
+
+        `values` are those of measured slots.
+        """
+        moved: list[Tensor | None] = []
+        for name, value in values.items():
+            ring = slots.rings.get(name)
+            if ring is None or not ring.steps or not ring.fits(value):
+                moved.append(None)
+            else:
+                probe = cache_probe(value, ring.entry(0).unsqueeze(0))
+                # The size that counts from here on is the new value's.
+                moved.append(torch.stack([probe[0], value.to(torch.float32).abs().mean()]))
+        self._pending.append((step, moved))
+
+    def row(self, row: tuple[float, ...], ring: Ring, step: int) -> tuple[float, ...]:
+        """The weights for `step` (of the generation) over the steps that the ring holds."""
+        if not self._order:
+            return row
+        held = ring.steps[: self._order + 1]
+        last = np.array([held + [0] * (self._order + 1 - len(held))])
+        prior = Taylor(self._order).prior(last, np.array([len(held)]), step, np.zeros(0))
+        return tuple(float(w) for w in prior[0])
