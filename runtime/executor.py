@@ -137,8 +137,7 @@ class StepExecutor:
         stats = self.session.stats
         if any(modes):
             if state.recording is not None and self.session.replaying:
-                latents = args[self._latents] if self._latents is not None else None
-                state.recording.add(moment, latents, {})
+                state.recording.add(moment, self._integrated(args), {})
             else:
                 state.recording = None  # a generation with forecasts is no measurement
             rows = {
