@@ -36,7 +36,9 @@ bench: $(VENV)/.test
 	$(BIN)/python -m pytest bench/micro --benchmark-only
 	$(BIN)/python -m bench.overhead --out bench/results/overhead.json
 	$(BIN)/python -m bench.cold --out bench/results/cold.json
-	$(BIN)/python -m bench.paired --out bench/results
+	$(BIN)/python -m bench.exact --out bench/results/exact.json
+	$(BIN)/ditcache bench flux-emoji --budgets 2,3,5,7
+	$(BIN)/ditcache bench dit-digits --budgets 2,3,5,7
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .benchmarks .hypothesis

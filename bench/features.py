@@ -15,6 +15,8 @@ from torch import Tensor, nn
 SPACE = "EffLite0"
 WIDTH = 1280
 SIDE = 224
+_MAPS_AFTER = (1, 2, 4, 6)
+"""Stages whose maps the perceptual distance compares: strides 4, 8, 16 and 32."""
 
 # kernel, stride, expansion, output channels, repeats: the published table of Lite0.
 _STAGES = (
@@ -83,19 +85,35 @@ class EfficientNetLite0(nn.Module):
                 blocks.append(Block(kernel, stride if i == 0 else 1, expansion, width, outer))
                 width = outer
         self._blocks = nn.ModuleList(blocks)
+        ends = [sum(stage[-1] for stage in _STAGES[: i + 1]) - 1 for i in range(len(_STAGES))]
+        self._mapped = {ends[i] for i in _MAPS_AFTER}
         self._conv_head = SameConv2d(width, WIDTH, 1, bias=False)
         self._bn1 = _norm(WIDTH)
         self._fc = nn.Linear(WIDTH, 1000)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.look(images)[0]
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [N, 1280], and maps [N, M] whose squared distance is the perceptual one.
+
+        The maps of each stage are scaled to unit length over channels, and by the root of their
+        number of places and of stages, so that the squared distance of two rows is the mean over
+        stages and places of the squared distance of unit vectors: LPIPS (Zhang et al. 2018) with
+        another network and without its learned channel weights.
+        """
         x = images.float()
         if x.shape[-2:] != (SIDE, SIDE):
             x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
         x = (x * 255 - 127) / 128
         x = F.relu6(self._bn0(self._conv_stem(x)))
-        for block in self._blocks:
+        maps: list[Tensor] = []
+        for index, block in enumerate(self._blocks):
             x = block(x)
-        return F.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
+            if index in self._mapped:
+                unit = F.normalize(x, dim=1) / (x[0, 0].numel() * len(_MAPS_AFTER)) ** 0.5
+                maps.append(unit.flatten(1))
+        return F.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3)), torch.cat(maps, dim=1)
 
     def classify(self, images: Tensor) -> Tensor:
         """ImageNet logits [N, 1000]."""
@@ -123,6 +141,14 @@ def features(images: Tensor, batch: int = 32) -> Tensor:
     model = extractor()
     parts = [model(images[i : i + batch]).double() for i in range(0, len(images), batch)]
     return torch.cat(parts).clone() if parts else torch.zeros(0, WIDTH, dtype=torch.float64)
+
+
+@torch.inference_mode()
+def looks(images: Tensor, batch: int = 32) -> tuple[Tensor, Tensor]:
+    """Float64 features [N, 1280] and fp32 maps [N, M] (see `EfficientNetLite0.look`)."""
+    parts = [extractor().look(images[i : i + batch]) for i in range(0, len(images), batch)]
+    features, maps = zip(*parts, strict=True)
+    return torch.cat(features).double().clone(), torch.cat(maps).clone()
 
 
 def _norm(width: int) -> nn.BatchNorm2d:

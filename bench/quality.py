@@ -17,10 +17,14 @@ CAPTION = f"{SPACE}-caption-sim"
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures [N, 3, H, W] in [0, 1] and their features [N, D]."""
+    """Pictures [N, 3, H, W] in [0, 1], their features [N, D] and, where there are, their maps.
+
+    The squared distance of two rows of `maps` [N, M] is the perceptual distance.
+    """
 
     images: Tensor
     features: Tensor
+    maps: Tensor | None = None
 
 
 def frechet_name(space: str) -> str:

@@ -20,8 +20,9 @@ from ditcache.models.tiny import (
 )
 from torch import Tensor, nn
 
-from .features import SPACE, features
+from .features import SPACE, features, looks
 from .reference import RealSet, real_digits, real_emoji
+from .solvers import AdamsBashforth2, EvenAdamsBashforth2, Solver
 
 # First seeds of the sets, far enough apart that no two sets share one.
 CALIBRATION_SEED, EVALUATION_SEED, SECOND_SEED = 1_000_000, 0, 2_000_000
@@ -44,9 +45,23 @@ class Workload(Protocol):
     space: str
     guidance: float
     denoiser: nn.Module
+    pipeline: Any
+    """The diffusers pipeline that runs the loop; None for a loop of one's own."""
+    batched_guidance: bool
+    """Whether both guidance branches run as one batch."""
 
-    def sample(self, model: nn.Module, batch: Batch, steps: int) -> Tensor:
+    def sample(
+        self, model: nn.Module, batch: Batch, steps: int, *, solver: Solver = "euler"
+    ) -> Tensor:
         """Return the final latents [N, ...] of one whole denoising loop."""
+        ...
+
+    def position(self) -> tuple[int, float]:
+        """Step index and sigma of the model call that runs or comes next."""
+        ...
+
+    def latent_pictures(self, hidden: Tensor) -> list[Tensor]:
+        """The model's latent input as one [C, T, H, W] for each sample."""
         ...
 
     def pictures(self, latents: Tensor) -> Tensor:
@@ -55,6 +70,10 @@ class Workload(Protocol):
 
     def embed(self, pictures: Tensor) -> Tensor:
         """Return float64 features [N, D] of pictures, in the feature space called `space`."""
+        ...
+
+    def look(self, pictures: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The same features, and maps [N, M] for the perceptual distance if there is one."""
         ...
 
     def captions(self, batch: Batch) -> list[str]:
@@ -77,15 +96,23 @@ class FluxEmoji:
 
     name = "flux-emoji"
     space = SPACE
+    batched_guidance = False
 
     def __init__(self, guidance: float = 2.5) -> None:
         self.guidance = guidance
         self.pipeline: Any = load_flux_emoji()
         self.denoiser: nn.Module = self.pipeline.transformer
         self.prompts = flux_emoji_prompts()
+        self.schedulers: dict[Solver, Any] = {
+            "euler": self.pipeline.scheduler,
+            "ab2": AdamsBashforth2.from_config(self.pipeline.scheduler.config),
+        }
 
-    def sample(self, model: nn.Module, batch: Batch, steps: int) -> Tensor:
+    def sample(
+        self, model: nn.Module, batch: Batch, steps: int, *, solver: Solver = "euler"
+    ) -> Tensor:
         self.pipeline.transformer = model
+        self.pipeline.scheduler = self.schedulers[solver]
         generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds]
         return self.pipeline(
             **self.prompts[batch.conditions].kwargs(),
@@ -97,6 +124,14 @@ class FluxEmoji:
             output_type="latent",
         ).images
 
+    def position(self) -> tuple[int, float]:
+        index = self.pipeline.scheduler.step_index or 0
+        return index, float(self.pipeline.scheduler.sigmas[index])
+
+    def latent_pictures(self, hidden: Tensor) -> list[Tensor]:
+        pipe = self.pipeline
+        return list(pipe._unpack_latents(hidden, SIDE, SIDE, pipe.vae_scale_factor)[:, :, None])
+
     @torch.no_grad()
     def pictures(self, latents: Tensor) -> Tensor:
         pipe = self.pipeline
@@ -107,6 +142,9 @@ class FluxEmoji:
 
     def embed(self, pictures: Tensor) -> Tensor:
         return features(pictures)
+
+    def look(self, pictures: Tensor) -> tuple[Tensor, Tensor | None]:
+        return looks(pictures)
 
     def captions(self, batch: Batch) -> list[str]:
         return list(self.prompts[batch.conditions].captions)
@@ -126,16 +164,28 @@ class DitDigits:
     """The small class-conditional DiT: both guidance branches in one batch, Euler's method."""
 
     name = "dit-digits"
+    pipeline = None
+    batched_guidance = True
     space = "pixels"  # 64 numbers: at this size a network's features would say less
 
     def __init__(self, guidance: float = 2.0) -> None:
         self.guidance = guidance
         self.denoiser: nn.Module = load_dit_digits()
 
-    def sample(self, model: nn.Module, batch: Batch, steps: int) -> Tensor:
+    def sample(
+        self, model: nn.Module, batch: Batch, steps: int, *, solver: Solver = "euler"
+    ) -> Tensor:
         generator = torch.Generator().manual_seed(batch.seeds[0])
+        self.step, self.steps = -1, steps
+
+        def call(*inputs: Tensor, **options: Any) -> tuple[Tensor]:
+            self.step += 1
+            output = model(*inputs, **options)[0]
+            return (multistep(output) if solver == "ab2" else output,)
+
+        multistep = EvenAdamsBashforth2()
         return sample_digits(
-            model,
+            call,
             batch.conditions,
             steps,
             self.guidance,
@@ -143,11 +193,20 @@ class DitDigits:
             step_scope=ditcache.generation,
         )
 
+    def position(self) -> tuple[int, float]:
+        return self.step, 1 - self.step / self.steps
+
+    def latent_pictures(self, hidden: Tensor) -> list[Tensor]:
+        return list(hidden[:, :, None])
+
     def pictures(self, latents: Tensor) -> Tensor:
         return ((latents + 1) / 2).clamp(0, 1).expand(-1, 3, -1, -1)
 
     def embed(self, pictures: Tensor) -> Tensor:
         return pictures[:, 0].flatten(1).double()
+
+    def look(self, pictures: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.embed(pictures), None
 
     def captions(self, batch: Batch) -> list[str]:
         return [str(label) for label in batch.conditions]

@@ -131,6 +131,19 @@ def info() -> None:
     _console().print(table)
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def bench(context: typer.Context) -> None:
+    """Compare caching methods and other libraries at equal MACs: `ditcache bench MODEL`."""
+    try:
+        from ..bench.command import main as run
+    except ImportError as missing:
+        raise _Refused(f"{missing}; bench needs: pip install 'ditcache[peers]'") from missing
+    run(context.args)
+
+
 class _Refused(ValueError):
     """Bad input; its message is the one line that the user sees."""
 

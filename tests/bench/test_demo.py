@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from bench import demo, environment, paired
+from bench import demo, environment
 from bench.demo_report import check
-from bench.paired_study import FEWER, Setting
 from bench.timing import Wall, interleaved
 from bench.workload import CALIBRATION_SEED, EVALUATION_SEED, SECOND_SEED, DitDigits, FluxEmoji
 
@@ -34,8 +33,8 @@ def test_variants_take_turns():
 
 def test_environment_names_everything_and_no_place(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x", "--n", "4", "--out", "/somewhere", "--work=/else"])
-    found = environment.environment("bench.paired")
-    assert found["command"] == "python -m bench.paired --n 4"
+    found = environment.environment("bench.exact")
+    assert found["command"] == "python -m bench.exact --n 4"
     assert found["hardware"]["threads"] == torch.get_num_threads()
     assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?|unknown", found["commit"])
     json.dumps(found)
@@ -97,33 +96,3 @@ def test_demo_from_end_to_end(tmp_path):
     assert cached["psnr"] > 15
     assert Image.open(tmp_path / "grid.png").width > Image.open(tmp_path / "grid.png").height / 2
     assert (tmp_path / "stability.png").stat().st_size > 10_000
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", ["flux-emoji", "dit-digits"])
-def test_paired_goes_on_where_it_stopped(tmp_path, model):
-    setting = Setting(
-        model,
-        n=2,
-        batch=2,
-        calibration=2,
-        steps=6,
-        exact=("eager",),
-        methods=("edf", "reuse", FEWER),
-        budgets=(2.0,),
-    )
-    console = Console(width=150, quiet=True)
-    first = paired.run(setting, tmp_path, tmp_path, console)
-    assert [c["name"] for c in first["cells"]][2:] == ["edf 2x", "reuse 2x", "fewer-steps 2x"]
-    assert all(tier["bit_identical"] for tier in first["exact"])
-    removed = first["exact"][0]["macs_removed"]
-    assert 0 <= removed < 1
-    assert removed > 0 or model == "dit-digits"  # whose prompt work is a look-up, without a MAC
-    lines = (tmp_path / f"{model}.jsonl").read_text().splitlines()
-    (tmp_path / f"{model}.jsonl").write_text("\n".join(lines[:-1]) + "\n")
-    again = paired.run(setting, tmp_path, tmp_path, console)
-    assert len((tmp_path / f"{model}.jsonl").read_text().splitlines()) == len(lines)
-    for a, b in zip(first["cells"], again["cells"], strict=True):
-        assert {k: v for k, v in a.items() if k != "seconds"} == {
-            k: v for k, v in b.items() if k != "seconds"
-        }
