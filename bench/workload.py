@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import ditcache
 import torch
+from torch import Tensor, nn
+
+import ditcache
 from ditcache.models.tiny import (
     flux_emoji_prompts,
     load_dit_digits,
     load_flux_emoji,
     sample_digits,
 )
-from torch import Tensor, nn
 
 from .features import SPACE, features, looks
 from .reference import RealSet, real_digits, real_emoji
@@ -157,7 +158,7 @@ class FluxEmoji:
     ) -> list[Batch]:
         first = 0 if calibration else self.prompts.calibration_count
         total = self.prompts.calibration_count if calibration else len(self.prompts) - first
-        return _split([first + i % total for i in range(count)], size, seed)
+        return split_batches([first + i % total for i in range(count)], size, seed)
 
 
 class DitDigits:
@@ -218,7 +219,7 @@ class DitDigits:
         self, count: int, size: int, *, seed: int, calibration: bool = False
     ) -> list[Batch]:
         # The classes are the same for both; only the seeds tell calibration from evaluation.
-        return _split([i % DIGIT_CLASSES for i in range(count)], size, seed)
+        return split_batches([i % DIGIT_CLASSES for i in range(count)], size, seed)
 
 
 WORKLOADS: dict[str, type[FluxEmoji] | type[DitDigits]] = {
@@ -227,7 +228,7 @@ WORKLOADS: dict[str, type[FluxEmoji] | type[DitDigits]] = {
 }
 
 
-def _split(conditions: Sequence[int], size: int, seed: int) -> list[Batch]:
+def split_batches(conditions: Sequence[int], size: int, seed: int) -> list[Batch]:
     """Equal batches, so that no second shape is compiled: the last one is topped up if short."""
     short = -len(conditions) % size
     wanted = [*conditions, *conditions[:short]] if short else list(conditions)

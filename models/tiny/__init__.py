@@ -1,7 +1,9 @@
-"""The two small trained models that come with the package, and their demo prompts.
+"""The small trained models that come with the package, and their demo inputs.
 
 `flux-emoji` is diffusers' Flux trained on emoji (text to image, 64x64); `dit-digits` is diffusers'
-DiT trained on 8x8 digits. See the `CARD.md` beside each for data, training and limits.
+DiT trained on 8x8 digits; `wan-emoji` is diffusers' Wan trained on animated emoji (text to video,
+nine frames of 32x32); `svd-emoji` is Stable Video Diffusion's UNet (image to video, same size).
+See the `CARD.md` beside each for data, training and limits.
 """
 
 from __future__ import annotations
@@ -10,14 +12,45 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from .sets import FirstFrames, Prompts, VideoPrompts
+from .video import (
+    SVD_EMOJI,
+    WAN_EMOJI,
+    import_diffusers,
+    load_svd_emoji,
+    load_wan_emoji,
+    svd_emoji_frames,
+    wan_emoji_prompts,
+)
+
 if TYPE_CHECKING:
     from diffusers import DiTTransformer2DModel, FluxPipeline
+
+__all__ = [
+    "DIGITS_NULL_CLASS",
+    "DIT_DIGITS",
+    "FLUX_EMOJI",
+    "HERE",
+    "SVD_EMOJI",
+    "WAN_EMOJI",
+    "FirstFrames",
+    "Prompts",
+    "StepScope",
+    "VideoPrompts",
+    "flux_emoji_prompts",
+    "load_dit_digits",
+    "load_flux_emoji",
+    "load_svd_emoji",
+    "load_wan_emoji",
+    "sample_digits",
+    "svd_emoji_frames",
+    "wan_emoji_prompts",
+]
 
 HERE = Path(__file__).resolve().parent
 FLUX_EMOJI = HERE / "flux-emoji"
@@ -25,79 +58,6 @@ DIT_DIGITS = HERE / "dit-digits"
 DIGITS_NULL_CLASS = 10
 
 StepScope = Callable[[torch.Tensor], AbstractContextManager[object]]
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Captions with their text embeddings, ready for `FluxPipeline`.
-
-    Attributes:
-        captions: N captions.
-        prompt_embeds: [N, 16, 384].
-        pooled_prompt_embeds: [N, 384].
-        negative_prompt_embeds: [N, 16, 384], N times the empty prompt.
-        negative_pooled_prompt_embeds: [N, 384], likewise.
-        calibration_count: how many leading prompts are meant for calibration; the rest are held
-            out for evaluation. The two never overlap.
-
-    """
-
-    captions: tuple[str, ...]
-    prompt_embeds: torch.Tensor
-    pooled_prompt_embeds: torch.Tensor
-    negative_prompt_embeds: torch.Tensor
-    negative_pooled_prompt_embeds: torch.Tensor
-    calibration_count: int = 0
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def __getitem__(self, index: int | slice | Sequence[int]) -> Prompts:
-        """Select by position; an int gives a set of one. The split's size is not kept."""
-        if isinstance(index, int):
-            chosen = [range(len(self))[index]]
-        elif isinstance(index, slice):
-            chosen = list(range(len(self)))[index]
-        else:
-            chosen = list(index)
-        tensors = {name: tensor[chosen] for name, tensor in self.kwargs().items()}
-        captions = tuple(self.captions[i] for i in chosen)
-        return replace(self, captions=captions, calibration_count=0, **tensors)
-
-    def named(self, *captions: str) -> Prompts:
-        """Select by caption, in the order given.
-
-        Raises:
-            KeyError: a caption is not in the set.
-
-        """
-        position = {caption: i for i, caption in enumerate(self.captions)}
-        missing = [caption for caption in captions if caption not in position]
-        if missing:
-            raise KeyError(
-                f"no embedded prompt {missing}; `models.text.embed_captions` embeds any text"
-            )
-        return self[[position[caption] for caption in captions]]
-
-    @property
-    def calibration(self) -> Prompts:
-        """The prompts to make plans with."""
-        return self[: self.calibration_count]
-
-    @property
-    def evaluation(self) -> Prompts:
-        """The held-out prompts to measure with."""
-        return self[self.calibration_count :]
-
-    def kwargs(self) -> dict[str, Any]:
-        """Return the four embedding arguments of `FluxPipeline.__call__`."""
-        names = (f.name for f in fields(self) if f.name.endswith("embeds"))
-        return {name: getattr(self, name) for name in names}
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Prompts:
-        """Move and cast the embeddings."""
-        moved = {name: tensor.to(device, dtype) for name, tensor in self.kwargs().items()}
-        return replace(self, **moved)
 
 
 def load_flux_emoji(
@@ -119,7 +79,7 @@ def load_flux_emoji(
         ImportError: diffusers is missing.
 
     """
-    diffusers = _diffusers()
+    diffusers = import_diffusers()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pipeline = diffusers.FluxPipeline(
@@ -176,7 +136,7 @@ def load_dit_digits(
         ImportError: diffusers is missing.
 
     """
-    model = _diffusers().DiTTransformer2DModel.from_pretrained(str(DIT_DIGITS), dtype=dtype)
+    model = import_diffusers().DiTTransformer2DModel.from_pretrained(str(DIT_DIGITS), dtype=dtype)
     return model.to(device).eval()
 
 
@@ -230,11 +190,3 @@ def sample_digits(
                 velocity = null + guidance * (conditional - null)
             x = x + (sigmas[i + 1] - sigmas[i]) * velocity
     return x
-
-
-def _diffusers() -> Any:
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ImportError("the small models need diffusers: ditcache[diffusers]") from error
-    return diffusers

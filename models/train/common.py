@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 TINY = Path(__file__).resolve().parent.parent / "tiny"
@@ -34,6 +36,24 @@ def plain_attention() -> None:
     """
     torch.backends.cuda.enable_flash_sdp(False)
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+
+
+def planar_temporal_convolutions(module: nn.Module) -> None:
+    """Compute every (3, 1, 1) convolution as a (3, 1) one over [T, H * W]: the same sums.
+
+    The CPU's bf16 gradient of the weights of such a Conv3d is wrong (torch 2.13: NaN or 1e29).
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv3d) and tuple(layer.kernel_size) == (3, 1, 1):
+            layer._conv_forward = functools.partial(_planar, layer)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _planar(
+    layer: nn.Conv3d, video: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    stride, padding = (layer.stride[0], 1), (int(layer.padding[0]), 0)
+    flat = F.conv2d(video.flatten(3), weight.squeeze(-1), bias, stride, padding)
+    return flat.unflatten(3, video.shape[3:])
 
 
 def zero_modulation(module: nn.Module) -> None:

@@ -1,0 +1,152 @@
+"""The small video models: diffusers' Wan (text to video) and Stable Video Diffusion's UNet."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .sets import FirstFrames, VideoPrompts
+
+if TYPE_CHECKING:
+    from diffusers import StableVideoDiffusionPipeline, WanPipeline
+
+WAN_EMOJI = Path(__file__).resolve().parent / "wan-emoji"
+SVD_EMOJI = Path(__file__).resolve().parent / "svd-emoji"
+
+
+def load_wan_emoji(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> WanPipeline:
+    """Load the small text-to-video model as diffusers' unmodified `WanPipeline`.
+
+    The text encoder and tokenizer are None: pass embeddings, `height=32, width=32, num_frames=9`
+    and a guidance of 2 to 4::
+
+        prompts = wan_emoji_prompts().evaluation[:4]
+        videos = load_wan_emoji()(
+            **prompts.kwargs(), height=32, width=32, num_frames=9, guidance_scale=3.0,
+            num_inference_steps=50,
+        ).frames
+
+    The scheduler is UniPC of order 2 on flow sigmas. The weights are stored as fp16 and are cast
+    to `dtype`.
+
+    Raises:
+        ImportError: diffusers is missing.
+
+    """
+    diffusers = import_diffusers()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline = diffusers.WanPipeline(
+            scheduler=diffusers.UniPCMultistepScheduler.from_pretrained(
+                str(WAN_EMOJI / "scheduler")
+            ),
+            vae=diffusers.AutoencoderKLWan.from_pretrained(str(WAN_EMOJI / "vae"), dtype=dtype),
+            text_encoder=None,
+            tokenizer=None,
+            transformer=diffusers.WanTransformer3DModel.from_pretrained(
+                str(WAN_EMOJI / "transformer"), dtype=dtype
+            ),
+        )
+    return _ready(pipeline, ("transformer", "vae"), device)
+
+
+def wan_emoji_prompts(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> VideoPrompts:
+    """Load the embedded demo prompts of the video model: captions of the training clips.
+
+    The first 32 are for calibration, all others for evaluation (`.calibration`, `.evaluation`).
+    """
+    from safetensors.torch import load_file
+
+    listed = json.loads((WAN_EMOJI / "prompts.json").read_text())
+    tensors = load_file(WAN_EMOJI / "prompts.safetensors")
+    captions = tuple(listed["calibration"] + listed["evaluation"])
+    return VideoPrompts(
+        captions=captions,
+        prompt_embeds=tensors["tokens"],
+        negative_prompt_embeds=tensors["empty_tokens"].expand(len(captions), -1, -1),
+        calibration_count=len(listed["calibration"]),
+    ).to(device, dtype)
+
+
+def load_svd_emoji(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> StableVideoDiffusionPipeline:
+    """Load the small image-to-video model as diffusers' `StableVideoDiffusionPipeline`.
+
+    Nine frames of 32x32 go on from a picture::
+
+        frames = svd_emoji_frames().evaluation[:4]
+        videos = load_svd_emoji()(
+            **frames.kwargs(), height=32, width=32, num_inference_steps=25
+        ).frames
+
+    `num_frames=5, fps=4` gives keyframes: every second one of the nine. The weights are stored as
+    fp16 and are cast to `dtype`.
+
+    Raises:
+        ImportError: diffusers or transformers is missing.
+
+    """
+    diffusers = import_diffusers()
+    import transformers
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline = diffusers.StableVideoDiffusionPipeline(
+            vae=diffusers.AutoencoderKLTemporalDecoder.from_pretrained(
+                str(SVD_EMOJI / "vae"), dtype=dtype
+            ),
+            image_encoder=transformers.CLIPVisionModelWithProjection.from_pretrained(
+                str(SVD_EMOJI / "image_encoder"), dtype=dtype
+            ),
+            unet=diffusers.UNetSpatioTemporalConditionModel.from_pretrained(
+                str(SVD_EMOJI / "unet"), dtype=dtype
+            ),
+            scheduler=diffusers.EulerDiscreteScheduler.from_pretrained(
+                str(SVD_EMOJI / "scheduler")
+            ),
+            feature_extractor=transformers.CLIPImageProcessorPil.from_pretrained(
+                str(SVD_EMOJI / "feature_extractor")
+            ),
+        )
+    return _ready(pipeline, ("unet", "vae", "image_encoder"), device)
+
+
+def svd_emoji_frames() -> FirstFrames:
+    """Load the demo's first frames, which the denoiser was not trained to begin with.
+
+    The first 32 are for calibration, all others for evaluation (`.calibration`, `.evaluation`).
+    """
+    from safetensors.torch import load_file
+
+    listed = json.loads((SVD_EMOJI / "frames.json").read_text())
+    captions = tuple(listed["calibration"] + listed["evaluation"])
+    return FirstFrames(
+        captions=captions,
+        frames=load_file(SVD_EMOJI / "frames.safetensors")["frames"],
+        calibration_count=len(listed["calibration"]),
+    )
+
+
+def import_diffusers() -> Any:
+    """Import diffusers, or say what to install."""
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ImportError("the small models need diffusers: ditcache[diffusers]") from error
+    return diffusers
+
+
+def _ready(pipeline: Any, parts: tuple[str, ...], device: torch.device | str) -> Any:
+    for part in parts:
+        getattr(pipeline, part).eval()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)

@@ -1,0 +1,245 @@
+"""Train the video autoencoders: frames <-> 8x8 latents.
+
+Run as `python -m ditcache.models.train.video_autoencoder wan --minutes 12`, and the same for `svd`.
+
+`wan` is diffusers' AutoencoderKLWan, causal in time: nine frames of 32x32 become five latent
+frames of sixteen channels. `svd` is AutoencoderKLTemporalDecoder: frames are encoded one by one, to
+eight channels, and decoded together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLTemporalDecoder, AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+from ..data_video import PHASES, animated_emoji
+from .autoencoder import reconstruction_loss
+from .common import (
+    TINY,
+    Ema,
+    Log,
+    parameters_in_millions,
+    plain_attention,
+    planar_temporal_convolutions,
+    resume,
+    save_state,
+    training_state,
+    warmup_cosine,
+    write_averaged,
+)
+
+WAN_CHANNELS, SVD_CHANNELS = 16, 8
+SIZE = 32
+VideoAutoencoder = AutoencoderKLWan | AutoencoderKLTemporalDecoder
+
+
+def build_wan() -> AutoencoderKLWan:
+    """Build the untrained causal autoencoder: factor 4 in space, 2 in time.
+
+    2x2 pixels are folded into channels before anything is computed.
+
+    The residual kind, with shortcuts around its down- and upsampling, learns much faster.
+    """
+    return AutoencoderKLWan(
+        base_dim=64,
+        z_dim=WAN_CHANNELS,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[True],
+        is_residual=True,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        scale_factor_temporal=2,
+        scale_factor_spatial=4,
+        latents_mean=[0.0] * WAN_CHANNELS,
+        latents_std=[1.0] * WAN_CHANNELS,
+    )
+
+
+def build_svd() -> AutoencoderKLTemporalDecoder:
+    """Build the untrained autoencoder with a temporal decoder, factor 4 in space."""
+    make: Any = AutoencoderKLTemporalDecoder  # annotated as taking tuples of one level
+    return make(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        # At least 64: the 32 groups of its norms are fixed, and one channel a group loses colour.
+        block_out_channels=(64, 64, 96),
+        layers_per_block=1,
+        latent_channels=SVD_CHANNELS,
+        sample_size=32,
+        scaling_factor=1.0,
+        force_upcast=False,
+    )
+
+
+def posterior(vae: VideoAutoencoder, frames: torch.Tensor) -> DiagonalGaussianDistribution:
+    """Encode frames [N, T, 3, H, W] in [-1, 1].
+
+    The moments have shape [N, 2 C, T', h, w] for Wan, [N * T, 2 C, h, w] for SVD.
+    """
+    video: Any = (
+        frames.transpose(1, 2) if isinstance(vae, AutoencoderKLWan) else frames.flatten(0, 1)
+    )
+    return vae.encode(video, return_dict=False)[0]
+
+
+def decode(vae: VideoAutoencoder, latents: torch.Tensor, frames: int) -> torch.Tensor:
+    """Decode latents, as `posterior` gives them, to frames [N, T, 3, H, W], not clamped."""
+    if isinstance(vae, AutoencoderKLWan):
+        return _decode_wan(vae, latents)
+    z: Any = latents
+    return vae.decode(z, num_frames=frames, return_dict=False)[0].unflatten(0, (-1, frames))
+
+
+def _decode_wan(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    """Decode without the final clamp, which has no gradient where a pixel is too bright."""
+    vae.clear_cache()
+    decoded: list[torch.Tensor] = []
+    for i, latent in enumerate(vae.post_quant_conv(latents).split(1, dim=2)):
+        vae._conv_idx = [0]
+        part = vae.decoder(
+            latent, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, first_chunk=i == 0
+        )
+        decoded.append(part)
+    vae.clear_cache()
+    video = torch.cat(decoded, dim=2)
+    return unpatchify(video, patch_size=vae.config["patch_size"]).transpose(1, 2)
+
+
+def loss_terms(vae: VideoAutoencoder, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (reconstruction loss of pictures and their changes, KL per latent number)."""
+    with torch.autocast("cpu", torch.bfloat16):
+        code = posterior(vae, frames)
+        latents = code.sample()
+        output = decode(vae, latents, frames.shape[1]).float()
+    rebuilt = reconstruction_loss(output.flatten(0, 1), frames.flatten(0, 1))
+    changes = F.l1_loss(output.diff(dim=1), frames.diff(dim=1))
+    mean, logvar = code.mean.float(), code.logvar.float()
+    kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    return rebuilt + changes, kl
+
+
+@torch.no_grad()
+def encode_clips(vae: VideoAutoencoder, clips: torch.Tensor) -> torch.Tensor:
+    """Posterior means of uint8 clips [N, T, 3, H, W]: [N, C, T', h, w] (Wan), [N, T, C, h, w]."""
+    parts: list[torch.Tensor] = []
+    for part in clips.split(8):
+        mode = posterior(vae, part / 127.5 - 1).mode()
+        parts.append(mode if mode.ndim == 5 else mode.unflatten(0, (len(part), -1)))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def psnr(vae: VideoAutoencoder, clips: torch.Tensor) -> float:
+    """Mean over frames of the PSNR in dB of encode-decode, peak 255."""
+    values: list[torch.Tensor] = []
+    for part in clips.split(8):
+        target = part / 127.5 - 1
+        output = decode(vae, posterior(vae, target).mode(), part.shape[1]).clamp(-1, 1)
+        mse = ((output - target) / 2).square().mean(dim=(2, 3, 4)).clamp_min(1e-8)
+        values.append(-10 * mse.log10().flatten())
+    return float(torch.cat(values).mean())
+
+
+def batches(phases: torch.Tensor, clips: int, frames: int, seed: int) -> Callable[[], torch.Tensor]:
+    """Return a function that draws frames [clips, frames, 3, H, W] in [-1, 1].
+
+    Neighbouring frames are two phases apart.
+    """
+    draw = torch.Generator().manual_seed(seed)
+
+    def pick(limit: int) -> int:
+        return int(torch.randint(limit, (), generator=draw))
+
+    def span() -> torch.Tensor:
+        start = pick(PHASES - 2 * frames + 2)
+        return phases[pick(len(phases)), start : start + 2 * frames : 2]
+
+    return lambda: torch.stack([span() for _ in range(clips)]) / 127.5 - 1
+
+
+def train(args: argparse.Namespace) -> None:
+    """Run or resume the training, then write the averaged weights."""
+    torch.manual_seed(args.seed)
+    torch.set_flush_denormal(True)
+    plain_attention()
+    phases = animated_emoji(args.cache, size=SIZE).phases
+    vae: VideoAutoencoder = build_wan() if args.kind == "wan" else build_svd()
+    planar_temporal_convolutions(vae)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.lr, betas=(0.9, 0.99), fused=True)
+    ema = Ema(vae, 0.998)
+    log = Log(args.work / f"{args.kind}_vae.json", vars(args))
+    state_path = args.work / f"{args.kind}_vae.state"
+    step = resume(state_path, vae, optimizer, ema, log)
+    print(f"{parameters_in_millions(vae):.2f}M parameters, {len(phases)} clips")
+    batch = batches(phases, args.batch, args.frames, args.seed + step)
+    saved = log.seconds
+    while (progress := log.seconds / (60 * args.minutes)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * warmup_cosine(progress)
+        rebuilt, kl = loss_terms(vae, batch())
+        loss = rebuilt + args.kl_weight * kl
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        ema.update(vae, step)
+        if step % 100 == 0:
+            log.add(step, rebuilt=rebuilt.item(), kl=kl.item())
+        if log.seconds - saved > 120:
+            saved = log.seconds
+            save_state(state_path, training_state(vae, optimizer, ema, step, log.seconds))
+    save_state(state_path, training_state(vae, optimizer, ema, step, log.seconds))
+    clips = phases[: args.count, ::2]
+    final = write(vae, ema, clips, args.out or TINY / f"{args.kind}-emoji" / "vae")
+    log.add(step, psnr=psnr(final, clips[::4]))
+    log.write((args.out or TINY / f"{args.kind}-emoji" / "vae").parent / "autoencoder_log.json")
+
+
+def write(vae: VideoAutoencoder, ema: Ema, clips: torch.Tensor, out: Path) -> VideoAutoencoder:
+    """Write the averaged autoencoder as fp16 safetensors, the scale of its latents in its config.
+
+    `clips` are those that the diffusion model will be trained on: uint8 [N, 9, 3, H, W].
+    """
+    final: VideoAutoencoder = copy.deepcopy(vae).eval()
+    ema.copy_to(final)
+    latents = encode_clips(final, clips[::4])
+    if isinstance(vae, AutoencoderKLWan):
+        vae.register_to_config(
+            latents_mean=latents.mean(dim=(0, 2, 3, 4)).tolist(),
+            latents_std=latents.std(dim=(0, 2, 3, 4)).tolist(),
+        )
+    else:
+        vae.register_to_config(scaling_factor=float(1 / latents.square().mean().sqrt()))
+    return write_averaged(vae, ema, out)
+
+
+def main() -> None:
+    """Parse options and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=["wan", "svd"])
+    parser.add_argument("--minutes", type=float, default=12, help="wall time of training")
+    parser.add_argument("--batch", type=int, default=12, help="clips")
+    parser.add_argument("--frames", type=int, default=3, help="frames of a clip, odd for Wan")
+    parser.add_argument("--count", type=int, default=256, help="clips that set the latents' scale")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--kl-weight", type=float, default=5e-4, help="per latent number")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", type=Path, help="where the clips are, or are fetched to")
+    parser.add_argument("--out", type=Path, help="default: models/tiny/KIND-emoji/vae")
+    parser.add_argument("--work", type=Path, default=Path("out/train"), help="resumable state, log")
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

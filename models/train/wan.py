@@ -1,0 +1,168 @@
+"""Train the small text-to-video model: diffusers' own Wan, on animated emoji, by rectified flow.
+
+Run as `python -m ditcache.models.train.wan --minutes 50`.
+
+Needs its autoencoder first (`ditcache.models.train.video_autoencoder wan`). Latents and text
+embeddings are computed once. At noise level sigma the model sees (1 - sigma) * data + sigma * noise
+and predicts noise - data, with `timestep` = 1000 sigma, as diffusers' WanPipeline passes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+from ..data_video import animated_emoji
+from ..text import TEXT_WIDTH, embed_captions
+from .common import (
+    TINY,
+    Ema,
+    Log,
+    parameters_in_millions,
+    plain_attention,
+    resume,
+    save_state,
+    training_state,
+    warmup_cosine,
+    write_averaged,
+    zero_modulation,
+)
+from .video_autoencoder import SIZE, encode_clips
+
+HEAD = 32
+
+
+def build(latent_channels: int, width: int, blocks: int) -> WanTransformer3DModel:
+    """Build the untrained transformer; `width` must be a multiple of 32."""
+    model = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=width // HEAD,
+        attention_head_dim=HEAD,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        text_dim=TEXT_WIDTH,
+        freq_dim=128,
+        ffn_dim=4 * width,
+        num_layers=blocks,
+        rope_max_seq_len=64,
+    )
+    zero_modulation(model)
+    # Under autocast these would be bf16, and Wan keeps the residual stream and the modulation in
+    # the type that they come in.
+    for name in ("patch_embedding", "condition_embedder.text_embedder"):
+        model.get_submodule(name).register_forward_hook(lambda _m, _inputs, output: output.float())
+    return model
+
+
+def prepare(vae_path: Path, cache: Path | None, count: int) -> dict[str, torch.Tensor]:
+    """Encode all clips and captions; the empty prompt comes last."""
+    vae = AutoencoderKLWan.from_pretrained(str(vae_path), dtype=torch.float32).eval()
+    data = animated_emoji(cache, count=count, size=SIZE)
+    latents = encode_clips(vae, data.clips)
+    shape = (1, -1, 1, 1, 1)
+    mean = torch.tensor(vae.config["latents_mean"]).view(shape)
+    std = torch.tensor(vae.config["latents_std"]).view(shape)
+    tokens, _ = embed_captions([*data.captions, ""])
+    return {"latents": (latents - mean) / std, "tokens": tokens}
+
+
+def make_loss(
+    model: WanTransformer3DModel,
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return loss(data, noise, sigma, tokens), a mean squared error of velocities."""
+
+    def loss(
+        data: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor, tokens: torch.Tensor
+    ) -> torch.Tensor:
+        mixed = data + sigma.view(-1, 1, 1, 1, 1) * (noise - data)
+        timestep: torch.Tensor = 1000 * sigma
+        with torch.autocast("cpu", torch.bfloat16):
+            velocity = model(
+                hidden_states=mixed,
+                timestep=timestep,  # pyright: ignore[reportArgumentType] - any real number does
+                encoder_hidden_states=tokens,
+                return_dict=False,
+            )[0]
+        return F.mse_loss(velocity.float(), noise - data)
+
+    return loss
+
+
+def train(args: argparse.Namespace) -> None:
+    """Run or resume the training; the averaged weights are written every few minutes."""
+    torch.manual_seed(args.seed)
+    torch.set_flush_denormal(True)
+    plain_attention()
+    data = prepare(args.vae, args.cache, args.count)
+    model = build(data["latents"].shape[1], args.width, args.blocks)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    )
+    ema = Ema(model, args.ema)
+    log = Log(args.work / "wan.json", vars(args))
+    state_path = args.work / "wan.state"
+    step = resume(state_path, model, optimizer, ema, log)
+    # A resumed run must not see the first run's sequence again.
+    torch.manual_seed(args.seed + step)
+    print(f"{parameters_in_millions(model):.2f}M parameters, {args.count} clips, step {step}")
+    loss_of = make_loss(model)
+    if args.compile:
+        loss_of = torch.compile(loss_of)
+    saved, since, running = log.seconds, step, torch.zeros(())
+    while (progress := log.seconds / (60 * args.minutes)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * warmup_cosine(progress)
+        chosen = torch.randint(args.count, (args.batch,))
+        prompt = torch.where(torch.rand(args.batch) < args.dropout, args.count, chosen)
+        latents = data["latents"][chosen]
+        sigma = torch.randn(args.batch).sigmoid()
+        loss = loss_of(latents, torch.randn_like(latents), sigma, data["tokens"][prompt])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        ema.update(model, step)
+        running += loss.detach()
+        if step % args.log_every == 0:
+            log.add(step, loss=float(running) / (step - since))
+            since = step
+            running.zero_()
+        if log.seconds - saved > 60 * args.save_minutes:
+            saved = log.seconds
+            save_state(state_path, training_state(model, optimizer, ema, step, saved))
+            write_averaged(model, ema, args.out)
+    save_state(state_path, training_state(model, optimizer, ema, step, log.seconds))
+    write_averaged(model, ema, args.out)
+    log.write(args.out.parent / "wan_log.json")
+
+
+def main() -> None:
+    """Parse options and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=50, help="wall time of training")
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--blocks", type=int, default=8)
+    parser.add_argument("--count", type=int, default=160, help="the most animated clips")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument("--dropout", type=float, default=0.1, help="share of empty prompts")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument("--log-every", type=int, default=50)
+    parser.add_argument("--save-minutes", type=float, default=3)
+    parser.add_argument("--cache", type=Path, help="where the clips are, or are fetched to")
+    parser.add_argument("--vae", type=Path, default=TINY / "wan-emoji" / "vae")
+    parser.add_argument("--out", type=Path, default=TINY / "wan-emoji" / "transformer")
+    parser.add_argument("--work", type=Path, default=Path("out/train"), help="resumable state, log")
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
