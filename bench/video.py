@@ -17,14 +17,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ditcache
 import torch
+from ditcache import Plan
 from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-
-import ditcache
-from ditcache import Plan
 
 from .environment import environment, write_json
 from .timing import timed

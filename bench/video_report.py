@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from ditcache import Plan
+from ditcache.models.train.video_grid import film_strips
 from PIL import Image
 from rich import box
 from rich.table import Table
 from torch import Tensor
-
-from ditcache import Plan
-from ditcache.models.train.video_grid import film_strips
 
 from . import metrics
 from .temporal import DISTANCE, Temporal, temporal

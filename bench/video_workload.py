@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-
 from ditcache.models.tiny import (
     load_svd_emoji,
     load_wan_emoji,
@@ -14,6 +12,7 @@ from ditcache.models.tiny import (
     wan_emoji_prompts,
 )
 from ditcache.models.tiny.sets import CaptionedSet
+from torch import Tensor, nn
 
 from .workload import Batch, split_batches
 

@@ -10,16 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
-
 import ditcache
+import torch
 from ditcache.models.tiny import (
     flux_emoji_prompts,
     load_dit_digits,
     load_flux_emoji,
     sample_digits,
 )
+from torch import Tensor, nn
 
 from .features import SPACE, features, looks
 from .reference import RealSet, real_digits, real_emoji

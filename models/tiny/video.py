@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from ..interpolation import FrameInterpolator
 from .sets import FirstFrames, VideoPrompts
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 WAN_EMOJI = Path(__file__).resolve().parent / "wan-emoji"
 SVD_EMOJI = Path(__file__).resolve().parent / "svd-emoji"
+INTERPOLATION_EMOJI = Path(__file__).resolve().parent / "interpolation-emoji"
+
+SvdVariant = Literal["full", "guided", "four-step"]
 
 
 def load_wan_emoji(
@@ -77,7 +81,10 @@ def wan_emoji_prompts(
 
 
 def load_svd_emoji(
-    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    variant: SvdVariant = "full",
 ) -> StableVideoDiffusionPipeline:
     """Load the small image-to-video model as diffusers' `StableVideoDiffusionPipeline`.
 
@@ -91,12 +98,28 @@ def load_svd_emoji(
     `num_frames=5, fps=4` gives keyframes: every second one of the nine. The weights are stored as
     fp16 and are cast to `dtype`.
 
+    The variants are distilled from the full model. "guided" gives the velocity of guidance 2 in one
+    call: pass `max_guidance_scale=1.0`. "four-step" is a consistency model with its own scheduler,
+    which draws noise at every step from PyTorch's global generator: pass
+    `num_inference_steps=4, max_guidance_scale=1.0`.
+
     Raises:
         ImportError: diffusers or transformers is missing.
+        ValueError: there is no such variant.
 
     """
+    unets = {"full": "unet", "guided": "unet-guided", "four-step": "unet-4-steps"}
+    if variant not in unets:
+        raise ValueError(f"expected a variant of {sorted(unets)}, got {variant!r}")
     diffusers = import_diffusers()
     import transformers
+
+    if variant == "four-step":
+        scheduler = diffusers.CMStochasticIterativeScheduler.from_pretrained(
+            str(SVD_EMOJI / "scheduler-4-steps")
+        )
+    else:
+        scheduler = diffusers.EulerDiscreteScheduler.from_pretrained(str(SVD_EMOJI / "scheduler"))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -108,11 +131,9 @@ def load_svd_emoji(
                 str(SVD_EMOJI / "image_encoder"), dtype=dtype
             ),
             unet=diffusers.UNetSpatioTemporalConditionModel.from_pretrained(
-                str(SVD_EMOJI / "unet"), dtype=dtype
+                str(SVD_EMOJI / unets[variant]), dtype=dtype
             ),
-            scheduler=diffusers.EulerDiscreteScheduler.from_pretrained(
-                str(SVD_EMOJI / "scheduler")
-            ),
+            scheduler=scheduler,
             feature_extractor=transformers.CLIPImageProcessorPil.from_pretrained(
                 str(SVD_EMOJI / "feature_extractor")
             ),
@@ -134,6 +155,17 @@ def svd_emoji_frames() -> FirstFrames:
         frames=load_file(SVD_EMOJI / "frames.safetensors")["frames"],
         calibration_count=len(listed["calibration"]),
     )
+
+
+def load_interpolation_emoji(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> FrameInterpolator:
+    """Load the network that makes the frame between two; `double_rate` applies it to clips."""
+    from safetensors.torch import load_file
+
+    model = FrameInterpolator()
+    model.load_state_dict(load_file(INTERPOLATION_EMOJI / "model.safetensors"))
+    return model.to(device, dtype).eval()
 
 
 def import_diffusers() -> Any:

@@ -141,15 +141,20 @@ def prepare(folder: Path, cache: Path | None, count: int, seed: int) -> Clips:
 
 
 def velocity_of(
-    model: UNetSpatioTemporalConditionModel, x: Tensor, sigma: Tensor, batch: Batch
+    model: UNetSpatioTemporalConditionModel,
+    x: Tensor,
+    sigma: Tensor,
+    batch: Batch,
+    *,
+    time_scale: float = 1.0,
 ) -> Tensor:
-    """Run the UNet at x = data + sigma * noise [B, T, C, h, w]; gives its fp32 velocity."""
+    """Run the UNet at x = data + sigma * noise [B, T, C, h, w]; gives its fp32 output."""
     level = sigma.view(-1, 1, 1, 1, 1)
     repeated = batch.first[:, None].expand(-1, x.shape[1], -1, -1, -1)
     with torch.autocast("cpu", torch.bfloat16):
         velocity = model(
             sample=torch.cat([x / (level.square() + 1).sqrt(), repeated], dim=2),
-            timestep=sigma.log() / 4,
+            timestep=time_scale * sigma.log() / 4,
             encoder_hidden_states=batch.embedded,
             added_time_ids=batch.time_ids,
             return_dict=False,

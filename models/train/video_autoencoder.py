@@ -5,6 +5,9 @@ Run as `python -m ditcache.models.train.video_autoencoder wan --minutes 12`, and
 `wan` is diffusers' AutoencoderKLWan, causal in time: nine frames of 32x32 become five latent
 frames of sixteen channels. `svd` is AutoencoderKLTemporalDecoder: frames are encoded one by one, to
 eight channels, and decoded together.
+
+`--refine` goes on with the decoder alone: better pictures from the same latents, so that a
+diffusion model already trained on them stays as good as it is.
 """
 
 from __future__ import annotations
@@ -173,12 +176,14 @@ def train(args: argparse.Namespace) -> None:
     torch.set_flush_denormal(True)
     plain_attention()
     phases = animated_emoji(args.cache, size=SIZE).phases
-    vae: VideoAutoencoder = build_wan() if args.kind == "wan" else build_svd()
+    out: Path = args.out or TINY / f"{args.kind}-emoji" / "vae"
+    vae = read(args.kind, out) if args.refine else new(args.kind)
     planar_temporal_convolutions(vae)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.lr, betas=(0.9, 0.99), fused=True)
     ema = Ema(vae, 0.998)
-    log = Log(args.work / f"{args.kind}_vae.json", vars(args))
-    state_path = args.work / f"{args.kind}_vae.state"
+    stage = f"{args.kind}_decoder" if args.refine else f"{args.kind}_vae"
+    log = Log(args.work / f"{stage}.json", vars(args))
+    state_path = args.work / f"{stage}.state"
     step = resume(state_path, vae, optimizer, ema, log)
     print(f"{parameters_in_millions(vae):.2f}M parameters, {len(phases)} clips")
     batch = batches(phases, args.batch, args.frames, args.seed + step)
@@ -187,6 +192,7 @@ def train(args: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = args.lr * warmup_cosine(progress)
         rebuilt, kl = loss_terms(vae, batch())
+        # (Of a frozen encoder the KL is a constant.)
         loss = rebuilt + args.kl_weight * kl
         optimizer.zero_grad()
         loss.backward()
@@ -201,13 +207,28 @@ def train(args: argparse.Namespace) -> None:
             save_state(state_path, training_state(vae, optimizer, ema, step, log.seconds))
     save_state(state_path, training_state(vae, optimizer, ema, step, log.seconds))
     clips = phases[: args.count, ::2]
-    final = write(vae, ema, clips, args.out or TINY / f"{args.kind}-emoji" / "vae")
-    log.add(step, psnr=psnr(final, clips[::4]))
-    log.write((args.out or TINY / f"{args.kind}-emoji" / "vae").parent / "autoencoder_log.json")
+    if not args.refine:
+        scale_latents(vae, ema, clips)
+    log.add(step, psnr=psnr(write_averaged(vae, ema, out), clips[::4]))
+    log.write(out.parent / ("decoder_log.json" if args.refine else "autoencoder_log.json"))
 
 
-def write(vae: VideoAutoencoder, ema: Ema, clips: torch.Tensor, out: Path) -> VideoAutoencoder:
-    """Write the averaged autoencoder as fp16 safetensors, the scale of its latents in its config.
+def new(kind: str) -> VideoAutoencoder:
+    """Build an untrained autoencoder."""
+    return build_wan() if kind == "wan" else build_svd()
+
+
+def read(kind: str, folder: Path) -> VideoAutoencoder:
+    """Read a trained autoencoder and freeze its encoder."""
+    cls = AutoencoderKLWan if kind == "wan" else AutoencoderKLTemporalDecoder
+    vae = cls.from_pretrained(str(folder), dtype=torch.float32)
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    return vae.train()
+
+
+def scale_latents(vae: VideoAutoencoder, ema: Ema, clips: torch.Tensor) -> None:
+    """Put the scale of the averaged autoencoder's latents into its config.
 
     `clips` are those that the diffusion model will be trained on: uint8 [N, 9, 3, H, W].
     """
@@ -221,7 +242,6 @@ def write(vae: VideoAutoencoder, ema: Ema, clips: torch.Tensor, out: Path) -> Vi
         )
     else:
         vae.register_to_config(scaling_factor=float(1 / latents.square().mean().sqrt()))
-    return write_averaged(vae, ema, out)
 
 
 def main() -> None:
@@ -234,6 +254,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=256, help="clips that set the latents' scale")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--kl-weight", type=float, default=5e-4, help="per latent number")
+    parser.add_argument("--refine", action="store_true", help="train on, the decoder alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, help="where the clips are, or are fetched to")
     parser.add_argument("--out", type=Path, help="default: models/tiny/KIND-emoji/vae")

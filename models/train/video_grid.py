@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["inputs", "wan", "svd"])
     parser.add_argument("--count", type=int, default=24, help="clips on the sheet")
-    parser.add_argument("--clips", type=int, default=160, help="draw from so many of the clips")
+    parser.add_argument("--clips", type=int, default=128, help="draw from so many of the clips")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--cfg", type=float, default=3.0, help="guidance (the last frame's, svd)")
     parser.add_argument("--seed", type=int, default=0)
