@@ -53,19 +53,28 @@ def recordings(
     """What a recording asks for, where it can be had outside the conditionals."""
     found: list[Cached] = []
     for entry in record:
-        selector, _, what = entry.rpartition(" ") if entry.endswith(" delta") else (entry, "", "")
-        plain = [r for r in graph.regions if r.kind == entry]
-        group = "" if plain or any(r.name == entry for r in graph.regions) else entry
-        named = any(r.name == entry for r in graph.regions) or "[" in entry or what
-        chosen = plain or (resolve(graph, selector) if named else ())
-        for region in chosen:
-            if region.refusal is None and inside.isdisjoint(region.live_outs):
-                what = what or "output"
-                slots = make_slots(region, nodes, 1, group, what)
-                if group:
-                    slots = [replace(s, name=f"{group} {s.name}") for s in slots]
-                found.append(Cached(region, tuple(slots), deltas(graph, region, what)))
+        kind = [r for r in graph.regions if r.kind == entry]
+        selector = entry.removesuffix(" delta")
+        what = "output" if selector == entry else "delta"
+        for region in kind or _resolved(graph, selector):
+            if region.refusal is not None or not inside.isdisjoint(region.live_outs):
+                continue
+            base = deltas(graph, region, what)
+            if kind or entry == region.name:
+                found.append(Cached(region, tuple(make_slots(region, nodes, 1)), base))
+            else:  # all of a selector is one recording
+                slots = make_slots(region, nodes, 1, entry, what)
+                named = tuple(replace(s, name=f"{entry} {s.name}", group=entry) for s in slots)
+                found.append(Cached(region, named, base))
     return found
+
+
+def _resolved(graph: StepGraph, selector: str) -> tuple[Region, ...]:
+    """What there is of a selector: of three roles that are asked for a model may lack one."""
+    try:
+        return resolve(graph, selector)
+    except PassError:
+        return ()
 
 
 def make_slots(

@@ -26,11 +26,11 @@ class FormRegions:
 
     A region holds only nodes that depend on the latents: the rest is hoisted anyway, and stays
     outside as a live-in. Blocks are contiguous runs by module path, since a model may call a
-    block's submodule again elsewhere. Branches end at the residual adds; branches that share
-    nodes (joint attention over image and text) are one region. What a branch is for (attention,
-    cross-attention, mlp) is read off its ops. The deep part is the run of blocks with at least half
-    of the work and the fewest live-out bytes: DeepCache's cut on a UNet. Runs of blocks are formed
-    on demand, where a plan names one.
+    block's submodule again elsewhere. Branches end at the residual adds, less the gate; branches
+    that share nodes (joint attention over image and text) are one region. What a branch is for
+    (attention, cross-attention, mlp) is read off its ops. The deep part is the run of blocks with
+    at least half of the work and the fewest live-out bytes: DeepCache's cut on a UNet. Runs of
+    blocks are formed on demand, where a plan names one.
 
     Given::
 
@@ -183,7 +183,7 @@ def _branches(block: str, nodes: list[fx.Node], order: Sequence[fx.Node]) -> lis
         if branch is None:
             continue
         stream.add(node)
-        found = _between(branch, stream, inside)
+        found = _between(_ungated(branch), stream, inside)
         if not found:
             continue
         merged = [g for g in groups if g & found]
@@ -230,6 +230,22 @@ def _residual_operand(node: fx.Node, stream: set[fx.Node]) -> fx.Node | None:
         if kept in stream and branch not in stream and _shape(kept) == _shape(node):
             return branch
     return None
+
+
+def _ungated(branch: fx.Node) -> fx.Node:
+    """The branch less its gate: what a step multiplies it with is not the branch's own work.
+
+    So a cached branch meets the gate of the step in which it is used, as it does where methods that
+    cache attention and MLP are published.
+    """
+    while True:
+        operands = [a for a in branch.all_input_nodes if _is_latent(a)]
+        gate = len(operands) == 1 and op_base(branch) in ("mul", "__mul__")
+        if not (gate or (op_base(branch) in CASTS and operands)):
+            return branch
+        if _shape(operands[0]) != _shape(branch):
+            return branch
+        branch = operands[0]
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:

@@ -99,7 +99,10 @@ def opt(  # noqa: PLR0917
     profile: Annotated[
         Path | None, typer.Option(help="Profile: drift, or a plan's source.")
     ] = None,
-    policy: Annotated[str, typer.Option(help="Make up a plan with this policy.")] = "",
+    policy: Annotated[
+        str,
+        typer.Option(help="Make up a plan with it, e.g. taylorseer:order=2,interval=4."),
+    ] = "",
     speedup: Annotated[float, typer.Option(help="Steps over computed steps, for --policy.")] = 2.0,
     steps: Annotated[int, typer.Option(help="Steps of the grid, for --policy.")] = 50,
     region: Annotated[str, typer.Option(help="Regions for --policy, by comma.")] = "denoiser",
@@ -170,9 +173,10 @@ def opt(  # noqa: PLR0917
 def _run(
     graph: StepGraph, chosen: Sequence[Pass], printing: Printing, bind: Any, check: str
 ) -> StepGraph:
-    """Run the passes; the plan is bound once the inputs are classified, which its check needs."""
+    """Run the passes; the plan is bound once the regions are known, which policies name."""
     names = [p.name for p in chosen]
-    split = names.index("classify-inputs") + 1 if "classify-inputs" in names else 0
+    last = next((n for n in ("form-regions", "classify-inputs") if n in names), "")
+    split = names.index(last) + 1 if last else 0
     for bound, part in enumerate((chosen[:split], chosen[split:])):
         graph, report = pipeline.run(
             graph, part, printing.context, before=printing.start, callback=printing, check=check

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import policies
 from .forecasters import Lagrange, Taylor
 from .ir import StepGraph
 from .opt_load import InputError
-from .plan_format import Plan, PlanError, RegionSchedule
+from .plan_format import Plan, RegionSchedule
 from .portfolio import POLICIES, steps_for
 from .profile import Profile
 from .schedules import uniform_index
+from .selectors import outline
 from .signature import model_signature
 from .solver_weights import from_grid
 
@@ -43,13 +45,18 @@ def unprofiled(
     """
     if steps < 2:
         raise InputError(f"--steps {steps}: a plan needs at least 2")
+    name, options = policies.parse(policy)
+    if name in policies.ZOO:
+        grid = tuple(np.linspace(1000.0, 1000.0 / steps, steps).tolist())
+        on = policies.Subject(model_signature(graph), grid, outline(graph))
+        return policies.make(name, options).plan(on)
     if policy not in UNPROFILED:
         if policy in POLICIES:
             raise InputError(
                 f"policy {policy!r} needs measurements: add --profile FILE, or use one of "
                 f"{', '.join(UNPROFILED)}"
             )
-        raise InputError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
+        raise InputError(f"no policy {policy!r}; there are {', '.join(policies.names())}")
     grid = np.linspace(1000.0, 1000.0 / steps, steps)
     computed = uniform_index(steps, steps_for(steps, computed_steps=None, speedup=speedup))
     forecaster = UNPROFILED[policy]
@@ -68,7 +75,7 @@ def unprofiled(
 
 
 def from_profile(profile: Profile, policy: str, speedup: float) -> Plan:
-    """The plan that the runtime would solve from this profile; raises PlanError."""
-    if policy not in POLICIES:
-        raise PlanError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
-    return profile.plan(policy=policy, speedup=speedup)
+    """The plan that the runtime would make from this profile; raises PlanError."""
+    name, options = policies.parse(policy)
+    budget = {} if name in policies.ZOO else {"speedup": speedup}
+    return profile.plan(policy=name, **budget, **options)

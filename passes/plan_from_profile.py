@@ -7,7 +7,7 @@ the calibrated range always compute, as extrapolating there costs far more than 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from scipy.interpolate import CubicSpline
 
 from .error_diffusion import Array
 from .plan_format import Plan, PlanError, RegionSchedule, is_monotone
-from .portfolio import FEWEST, guided_gram, solve, steps_for
+from .portfolio import FEWEST, POLICIES, guided_gram, solve, steps_for
 from .solver_weights import from_grid, impulse_response
 
 if TYPE_CHECKING:
@@ -93,8 +93,19 @@ def make_plan(
     timesteps: Sequence[float] | None,
     scheduler: Any,
     guidance: float | None,
+    options: Mapping[str, Any],
 ) -> Plan:
     """See `Profile.plan`."""
+    if policy not in POLICIES:
+        return _of_zoo(
+            profile,
+            policy,
+            options,
+            {"speedup": speedup, "computed_steps": computed_steps, "max_error": max_error},
+            {"timesteps": timesteps, "scheduler": scheduler, "guidance": guidance},
+        )
+    if options:
+        raise PlanError(f"policy {policy!r} has no option {next(iter(options))!r}, only a budget")
     target = onto(profile, timesteps)
     c, solver = solver_weights(profile, target, scheduler)
     steps, outside = len(target.timesteps), target.before + target.after
@@ -137,6 +148,23 @@ def make_plan(
         shape=first.shape,
         dtype=first.dtype,
     ).validate()
+
+
+def _of_zoo(
+    profile: Profile,
+    policy: str,
+    options: Mapping[str, Any],
+    budgets: Mapping[str, float | None],
+    grid: Mapping[str, Any],
+) -> Plan:
+    """The plan of a published policy, which has options in place of a budget."""
+    from . import policies  # they plan from profiles, too
+
+    made = policies.make(policy, options)
+    given = [name for name, value in budgets.items() if value is not None]
+    if given:
+        raise PlanError(f"policy {policy!r} has options of its own in place of {given[0]}")
+    return made.plan(policies.subject(profile, **grid))
 
 
 def make_frontier(profile: Profile, policy: str, region: RegionProfile) -> tuple[FrontierRow, ...]:

@@ -21,6 +21,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from .atomic_file import write_atomically
+from .outline import Outline
 from .plan_format import Plan, is_monotone
 from .plan_from_profile import DENOISER, FrontierRow, make_frontier, make_plan
 from .refit import Reference
@@ -62,7 +63,8 @@ class Profile:
     or if the branches are batched. `solver` [T] are the sampler's weights, None to take them from
     the grid. `macs` counts the multiply-adds of a full step over all branches. `reference` are the
     recorded generations themselves, in sketches, where the sampler's update could be measured: what
-    `ditcache.tune` compares replays with. It is not saved.
+    `ditcache.tune` compares replays with. It is not saved. `outline` says which regions the model
+    has, for the policies that cache more than its output.
 
     Raises `ProfileError` if any of it is unsound.
     """
@@ -77,6 +79,7 @@ class Profile:
     solver: Array | None = None
     macs: int | None = None
     reference: Reference | None = field(default=None, repr=False)
+    outline: Outline | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -91,13 +94,16 @@ class Profile:
         timesteps: Sequence[float] | None = None,
         scheduler: Any = None,
         guidance: float | None = None,
+        **options: Any,
     ) -> Plan:
-        """Make the best plan within a budget.
+        """Make the best plan within a budget, or the plan of a published policy.
 
         Exactly one of `speedup` (at least that reduction of computed steps), `computed_steps` and
         `max_error` (relative rms error of the final sample). `policy` is one of
-        `portfolio.POLICIES`. `timesteps` plans for another grid of the same kind; `scheduler` (any
-        deterministic diffusers-like one) and `guidance` override what was measured.
+        `portfolio.POLICIES`, or one of the zoo (`passes.policies`), which takes `options` of its
+        own in place of a budget: `policy="taylorseer", order=2, interval=4`. `timesteps` plans for
+        another grid of the same kind; `scheduler` (any deterministic diffusers-like one) and
+        `guidance` override what was measured.
 
         The plan is for the region "denoiser" if that was recorded, else for every region. Raises
         `PlanError` if the budget or the grid is out of reach.
@@ -111,6 +117,7 @@ class Profile:
             timesteps=timesteps,
             scheduler=scheduler,
             guidance=guidance,
+            options=options,
         )
 
     def frontier(self, policy: str = "edf") -> tuple[FrontierRow, ...]:
@@ -191,6 +198,7 @@ class Profile:
                 "sketch": self.sketch,
                 "guidance": self.guidance,
                 "macs": self.macs,
+                "outline": self.outline.to_json() if self.outline is not None else None,
                 "regions": [
                     {"region": r.region, "shape": r.shape, "dtype": r.dtype} for r in self.regions
                 ],
@@ -307,4 +315,5 @@ def _build(document: dict[str, Any], tensors: Mapping[str, Array]) -> Profile:
         guidance=document["guidance"],
         solver=tensors.get("solver"),
         macs=document["macs"],
+        outline=Outline.from_json(document.get("outline")),
     )

@@ -9,29 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import fx
 
 from .base import PassError
 from .form_regions import make_region
 from .ir import Depends, Region, StepGraph, depends_of
+from .outline import Outline
 from .roles import ROLES
 
 PATTERN = re.compile(r"(blocks|attention|cross-attention|mlp)\[(-?\d*):(-?\d*)\]")
-
-
-@dataclass(frozen=True)
-class Outline:
-    """What a policy has to know of a model: blocks in its chain, roles of branches, a deep part."""
-
-    blocks: int
-    roles: tuple[str, ...] = ()
-    deep: bool = False
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values for a file."""
-        return {"blocks": self.blocks, "roles": list(self.roles), "deep": self.deep}
 
 
 def outline(graph: StepGraph) -> Outline:

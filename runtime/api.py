@@ -33,8 +33,9 @@ def calibrate(
     """Record `samples` uncached generations and give their profile.
 
     `generate(i)` runs the caller's own loop or pipeline once, with a prompt and seed of its own
-    choosing for sample i. `regions` are the region kinds to record: "denoiser" is what a plan
-    needs; "block" and "branch" are for the stability map. `guidance` overrides the scale measured
+    choosing for sample i. `regions` are what to record: "denoiser" is what a plan needs; "block"
+    and "branch" (all of that kind) are for the stability map; a policy of the zoo may need
+    selectors, such as "blocks[:] delta". `guidance` overrides the scale measured
     from the recorded latents. `exact` keeps whole outputs instead of sketches (memory: all
     outputs of a generation in fp32). The model's plans are left as they were.
 
@@ -53,6 +54,7 @@ def calibrate(
     profile = make_profile(
         recordings, session.signature or "", guidance=guidance, macs=session.macs or None
     )
+    profile = replace(profile, outline=session.outline)
     reference = profile.reference
     return profile if reference is None else replace(profile, reference=reference.called(samples))
 

@@ -16,12 +16,13 @@ from platformdirs import user_cache_dir
 from rich.console import Console
 from rich.table import Table
 
+from ..passes import policies
 from ..passes.plan_format import Plan, PlanError
-from ..passes.portfolio import POLICIES
 from ..passes.profile import Profile, ProfileError
 from .cli_show import plan_view, profile_view
 from .store import ENV
 
+POLICY = f"one of {', '.join(policies.names())}; the latter with options, fora:interval=4"
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -50,13 +51,14 @@ def plan(
     speedup: Annotated[float | None, typer.Option(help="steps over computed steps")] = None,
     computed_steps: Annotated[int | None, typer.Option(help="steps to compute")] = None,
     max_error: Annotated[float | None, typer.Option(help="relative error of the sample")] = None,
-    policy: Annotated[str, typer.Option(help=f"one of {', '.join(POLICIES)}")] = "edf",
+    policy: Annotated[str, typer.Option(help=POLICY)] = "edf",
     guidance: Annotated[float | None, typer.Option(help="guidance scale, if not measured")] = None,
 ) -> None:
     """Make the best plan within a budget (exactly one of the three) from a profile."""
     budgets = {"--speedup": speedup, "--computed-steps": computed_steps, "--max-error": max_error}
     given = [name for name, value in budgets.items() if value is not None]
-    if len(given) != 1:
+    name, options = policies.parse(policy)
+    if len(given) != 1 and name not in policies.ZOO:
         said = f"got {' and '.join(given)}" if given else "got none"
         raise _Refused(f"give exactly one of {', '.join(budgets)}; {said}")
     loaded = _load(profile)
@@ -66,8 +68,9 @@ def plan(
         speedup=speedup,
         computed_steps=computed_steps,
         max_error=max_error,
-        policy=policy,
+        policy=name,
         guidance=guidance,
+        **options,
     )
     made.save(output)
     console = _console()

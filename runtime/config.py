@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..passes.plan_format import Plan
+from ..passes.plan_format import Plan, PlanError
+from ..passes.policies import ZOO, make
 from ..passes.portfolio import POLICIES
 
 EXACT_POLICIES = ("exact", "none")
@@ -27,7 +28,8 @@ class Config:
     Exactly one budget: `speedup` (steps over computed steps, default 2), `computed_steps`, or
     `max_error` (predicted relative error of the final sample). `plan` (a Plan or a path) replaces
     budget and profile. `policy`: "edf" (the method), a baseline of `passes.portfolio.POLICIES`,
-    "exact" (hoisting only, bit-identical) or "none" (compile, cache nothing).
+    one of the zoo (`passes.policies.ZOO`) with its own options beside it in place of a budget
+    (`policy_options` here), "exact" (hoisting only, bit-identical) or "none" (compile only).
 
     `profile_generations`: how many generations are recorded before a plan is made by itself.
     `remember`: keep self-made plans on disk in `cache_dir` (default: the user's cache folder).
@@ -42,6 +44,7 @@ class Config:
     max_error: float | None = None
     plan: Plan | None = None
     policy: str = "edf"
+    policy_options: dict[str, Any] = field(default_factory=dict[str, Any])
     profile_generations: int = 2
     remember: bool = True
     cache_dir: str | None = None
@@ -61,6 +64,26 @@ class Config:
         return {"speedup": 2.0 if self.speedup is None else self.speedup}
 
     @property
+    def request(self) -> dict[str, Any]:
+        """Policy and budget, or policy and its options, as keyword arguments of `Profile.plan`."""
+        return {"policy": self.policy, **(self.policy_options if self.of_zoo else self.budget)}
+
+    @property
+    def of_zoo(self) -> bool:
+        """Whether the policy is a published one with options of its own."""
+        return self.policy in ZOO
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        """The regions to record before planning."""
+        return ("denoiser", *(ZOO[self.policy].records if self.of_zoo else ()))
+
+    @property
+    def recordings(self) -> int:
+        """Generations to record before planning; one tells the grid where nothing is measured."""
+        return 1 if self.of_zoo and not ZOO[self.policy].measured else self.profile_generations
+
+    @property
     def profiles_itself(self) -> bool:
         """Whether the model records its first generations and then plans."""
         return self.plan is None and self.policy not in EXACT_POLICIES
@@ -69,9 +92,13 @@ class Config:
 def parse(options: Mapping[str, Any] | None) -> Config:
     """Options as given by the user to a Config; raises OptionError naming the first bad one."""
     given = {k: v for k, v in (options or {}).items() if k not in IGNORED}
-    known = [f.name for f in fields(Config)]
+    known = [f.name for f in fields(Config) if f.name != "policy_options"]
+    policy = given.get("policy", "edf")
+    own = [f.name for f in fields(ZOO[policy])] if policy in ZOO else []
+    given["policy_options"] = {k: given.pop(k) for k in own if k in given}
+    known += own
     for key in given:
-        if key not in known:
+        if key not in (*known, "policy_options"):
             near = difflib.get_close_matches(key, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise OptionError(f"unknown option {key!r}.{hint} Known: {', '.join(known)}")
@@ -88,10 +115,19 @@ def parse(options: Mapping[str, Any] | None) -> Config:
     _number(given, "profile_generations", 1, "a whole number of generations", whole=True)
     _number(given, "hoist_budget", 0, "bytes", whole=True)
     _number(given, "slot_budget", 0, "bytes", whole=True)
-    policy = given.get("policy", "edf")
-    if policy not in (*POLICIES, *EXACT_POLICIES):
-        listed = ", ".join((*POLICIES, *EXACT_POLICIES))
+    if policy not in (*POLICIES, *ZOO, *EXACT_POLICIES):
+        listed = ", ".join((*POLICIES, *ZOO, *EXACT_POLICIES))
         raise OptionError(f"option 'policy' is {policy!r}; expected one of {listed}")
+    if policy in ZOO:
+        try:
+            make(policy, given["policy_options"])
+        except PlanError as wrong:
+            raise OptionError(str(wrong)) from None
+        if budgets:
+            raise OptionError(
+                f"policy {policy!r} has options of its own ({', '.join(own)}) in place of a "
+                f"budget; drop {budgets[0]!r}"
+            )
     if policy in EXACT_POLICIES and budgets:
         raise OptionError(
             f"option {budgets[0]!r} asks for skipped steps, but policy {policy!r} skips none; "

@@ -7,13 +7,16 @@ import time
 import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..passes.outline import Outline
 from ..passes.plan_format import Plan, PlanError
 from ..passes.profile import ProfileError
+from ..passes.selectors import outline
 from . import scope
 from .clock import CLASH, MAX_TRACKS, OTHER_LATENTS, TOO_MANY_CALLS, Clock, Moment
 from .config import Config
@@ -46,7 +49,7 @@ class Session:
         self.signature: str | None = None
         self.graphs = 0
         self.uncached: list[str] = []
-        self.record_kinds: tuple[str, ...] = ("denoiser",)
+        self.record_kinds: tuple[str, ...] = config.records
         self.sketch_width = SKETCH_WIDTH
         self.collected: list[Recording] | None = None  # not None while calibrating
         self.replaying = False  # calibrating under a plan
@@ -101,6 +104,11 @@ class Session:
     def self_profiling(self) -> bool:
         """Whether recordings of this session turn into plans by themselves."""
         return self.enabled and self.config.profiles_itself and self.collected is None
+
+    @property
+    def outline(self) -> Outline | None:
+        """Which regions the model has; None before it was compiled."""
+        return outline(self.executors[0].graph) if self.executors else None
 
     @property
     def active_plans(self) -> list[Plan]:
@@ -183,7 +191,7 @@ class Session:
             key = (recording.grid, tuple(recording.branches), shapes)
             group = self._recordings[key]
             group.append(recording)
-            if len(group) == self.config.profile_generations:
+            if len(group) == self.config.recordings:
                 self._plan(group)
 
     def _plan(self, group: list[Recording]) -> None:
@@ -193,7 +201,7 @@ class Session:
             profile = make_profile(
                 group, self.signature or "", guidance=self.config.guidance, macs=self.macs
             )
-            plan = profile.plan(policy=self.config.policy, **self.config.budget)  # pyright: ignore[reportArgumentType]
+            plan = replace(profile, outline=self.outline).plan(**self.config.request)
         except (ProfileError, PlanError) as refused:
             self.stats.fall_back("no plan could be made", f"{refused}")
             return
@@ -220,8 +228,10 @@ class Session:
             text = (
                 f"{plan.computed_steps} of {len(plan.timesteps)} steps, {first.forecaster}{error}"
             )
+            if plan.rule is not None:
+                text = f"at least {text}, the rest by {plan.rule.policy}"
         elif self.self_profiling:
-            text = f"recording {self.config.profile_generations} generations first"
+            text = f"recording {self.config.recordings} generations first"
         return Summary(
             policy=self.config.policy if self.enabled else "removed",
             plan=text,
@@ -251,7 +261,8 @@ class Session:
         collected, kinds, width = self.collected, self.record_kinds, self.sketch_width
         self.__init__(config)
         self.plans = keep or self.plans
-        self.collected, self.record_kinds, self.sketch_width = collected, kinds, width
+        self.collected, self.sketch_width = collected, width
+        self.record_kinds = kinds if collected is not None else config.records
 
 
 def _one_step(moment: Moment) -> str:

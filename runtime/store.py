@@ -27,6 +27,7 @@ class PlanStore:
     def __init__(self, config: Config, signature: str, weights: str) -> None:
         root = config.cache_dir or os.environ.get(ENV) or user_cache_dir("ditcache", "ditcache")
         what = [signature, weights, config.policy, sorted(config.budget.items()), config.guidance]
+        what += [sorted(config.policy_options.items())] if config.policy_options else []
         key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
         self.folder = Path(root) / "plans" / key
 

@@ -88,8 +88,8 @@ def make(name: str, options: Mapping[str, Any] | None = None) -> Policy:
     """A policy of the zoo with these options; PlanError names what exists."""
     if name not in ZOO:
         near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise PlanError(f"no policy {name!r}{hint} There are {', '.join(names())}")
+        hint = f"; did you mean {near[0]!r}" if near else ""
+        raise PlanError(f"no policy {name!r}{hint}. There are {', '.join(names())}")
     kind, given = ZOO[name], dict(options or {})
     known = [f.name for f in fields(kind)]
     for key in given:

@@ -16,11 +16,11 @@ import numpy as np
 
 from ..error_diffusion import Array, Forecaster
 from ..forecasters import Taylor
+from ..outline import Outline
 from ..plan_format import DecisionRule, Plan, PlanError, ProbePoint, RegionSchedule
 from ..plan_from_profile import Target, conditional, onto, solver_weights
 from ..portfolio import guided_gram
 from ..profile import Profile
-from ..selectors import Outline
 
 BRANCHES = "attention[:]+cross-attention[:]+mlp[:]"
 """Every residual branch of every block: what layer-level methods cache."""
@@ -117,12 +117,15 @@ class Subject:
 
     def needs(self, what: str, blocks: int = 1) -> None:
         """Raise PlanError unless the model has what a policy is about: "blocks", "deep", a role."""
-        has = {"blocks": self.outline.blocks >= blocks, "deep": self.outline.deep}
+        count = self.outline.blocks
+        if what == "blocks" and count < blocks:
+            raise PlanError(f"this policy needs at least {blocks} blocks, this model has {count}")
+        has = {"blocks": True, "deep": self.outline.deep}
         has |= dict.fromkeys(self.outline.roles, True) | {"branches": bool(self.outline.roles)}
         if not has.get(what):
             known = ", ".join(self.outline.roles) or "no branches"
             raise PlanError(
-                f"this policy needs {what}, which this model lacks: {self.outline.blocks} blocks, "
+                f"this policy needs {what}, which this model lacks: {count} blocks, "
                 f"{known}, {'a' if self.outline.deep else 'no'} deep part"
             )
 
@@ -192,7 +195,6 @@ class DynamicPolicy(Policy):
 
 def subject(
     profile: Profile,
-    shape: Outline,
     *,
     timesteps: Sequence[float] | None = None,
     scheduler: Any = None,
@@ -204,7 +206,7 @@ def subject(
     return Subject(
         signature=profile.signature,
         timesteps=tuple(float(t) for t in target.timesteps),
-        outline=shape,
+        outline=profile.outline or Outline(0),
         profile=profile,
         target=target,
         solver=c,

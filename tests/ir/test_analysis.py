@@ -256,7 +256,7 @@ def test_branches_are_found_where_the_stream_is_added_in_fp32(filecheck, lowered
         lowered(Wanlike(), models.wide(), "form-regions"),
         """
         CHECK: region @blocks.0 ({{.*}}// block
-        CHECK-NEXT: region @blocks.0.attn (%to, %getitem) -> (%mul) {{.*}} // mlp branch, 2.05 kMAC
-        CHECK-NEXT: region @blocks.0.ffn (%h, %getitem) -> (%mul_1) {{.*}} // mlp branch, 2.05 kMAC
+        CHECK-NEXT: region @blocks.0.attn (%to) -> (%linear) {{.*}} // mlp branch, 2.05 kMAC
+        CHECK-NEXT: region @blocks.0.ffn (%h) -> (%linear_1) {{.*}} // mlp branch, 2.05 kMAC
         """,
     )

@@ -40,7 +40,7 @@ def test_unreachable_budgets_name_the_nearest(synthetic):
         p.plan()
     with pytest.raises(PlanError, match="exactly one"):
         p.plan(2, computed_steps=3)
-    with pytest.raises(PlanError, match="unknown policy 'magic'"):
+    with pytest.raises(PlanError, match="no policy 'magic'"):
         p.plan(2, policy="magic")
 
 
