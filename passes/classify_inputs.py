@@ -85,14 +85,13 @@ class ClassifyInputs:
                 node.meta["kind"] = _obvious_kind(node)
                 if node.meta["kind"] is None:
                     free.append(node)
-        given = {kind_of(n) for n in inputs}
-        if InputKind.TIMESTEP not in given:
-            for node in _find_timesteps(free):
-                node.meta["kind"] = InputKind.TIMESTEP
-                free.remove(node)
-        if InputKind.LATENTS not in given and (x := _find_latents(free, graph.graph)) is not None:
-            for node in _one_argument(x, free):
-                node.meta["kind"] = InputKind.LATENTS
+        for kind, find in (
+            (InputKind.TIMESTEP, _find_timesteps),
+            (InputKind.LATENTS, _find_latents),
+        ):
+            given = [n for n in inputs if kind_of(n) is kind]
+            for node in find(free, given, graph.graph):
+                node.meta["kind"] = kind
                 free.remove(node)
         for node in free:
             node.meta["kind"] = InputKind.CONDITION
@@ -119,11 +118,13 @@ def _obvious_kind(node: fx.Node) -> InputKind | None:
     return None if _named_time(node) else InputKind.SCALAR
 
 
-def _find_timesteps(free: list[fx.Node]) -> list[fx.Node]:
-    """The inputs that tell the time; empty if that is not plain."""
+def _find_timesteps(free: list[fx.Node], given: list[fx.Node], _: fx.Graph) -> list[fx.Node]:
+    """The inputs that tell the time besides those given; empty if that is not plain."""
     named = [n for n in free if _named_time(n) and _may_be_time(n)]
     if named:  # several where a model takes a timestep and its sigma: all move on together
         return named
+    if given:
+        return []
     flat = [n for n in free if _per_sample(n) and not _is_constant(n) and not _named_other(n)]
     floating = [n for n in flat if _is_floating(n)]
     # Of several vectors the floating one is the time: class labels and lengths are integers.
@@ -151,8 +152,12 @@ def _per_sample(node: fx.Node) -> bool:
     return _numel(node) == (_shape(node) or (1,))[0] > 0
 
 
-def _find_latents(free: list[fx.Node], graph: fx.Graph) -> fx.Node | None:
-    """The input with a latents' name, of several the one that is most like an output."""
+def _find_latents(free: list[fx.Node], given: list[fx.Node], graph: fx.Graph) -> list[fx.Node]:
+    """The input with a latents' name, of several the one that is most like an output.
+
+    Besides latents that were given, only one that has the name and is as much like an output:
+    a caller who names the last prediction need not name the latents proper.
+    """
     tensors = [n for n in free if _rank(n) >= 2 and _is_floating(n)]
     outs = [value_of(n) for n in flat_nodes(output_node(graph).args)]
     shapes = [shape_of(v) for v in outs if isinstance(v, Tensor)]
@@ -168,11 +173,14 @@ def _find_latents(free: list[fx.Node], graph: fx.Graph) -> fx.Node | None:
 
     named = [n for n in tensors if argument_name(n) in LATENT_NAMES]
     # The first of equals; where nothing is like an output, the largest.
-    return max(
-        named or tensors,
+    found = max(
+        named if named or given else tensors,
         key=lambda n: (likeness(n), 0 if named or likeness(n) else _numel(n)),
         default=None,
     )
+    if found is None or likeness(found) < max(map(likeness, given), default=0):
+        return []
+    return _one_argument(found, free)
 
 
 def _one_argument(node: fx.Node, among: list[fx.Node]) -> list[fx.Node]:

@@ -27,6 +27,7 @@ from .stats import log
 
 Compiled = Callable[..., Any]
 
+_CUT = "a graph break cuts the step in two"
 _breaks: dict[tuple[str, str], str] = {}  # reasons of graph breaks by file and function_at_line
 
 
@@ -102,12 +103,15 @@ def _broken(ended: GraphCompileReason | None) -> str | None:
         reason = ended.reason.splitlines()[0]
         for frame in ended.user_stack:
             _breaks[frame.filename, f"{frame.name}_at_{frame.lineno}"] = reason
-        return f"a graph break cuts the step in two: {reason}"
+        return f"{_CUT}: {reason}"
     for frame in ended.user_stack:  # what follows a break is a function of its own to Dynamo
         if frame.name.startswith(TORCH_DYNAMO_RESUME_IN_PREFIX):
             at = frame.name.removeprefix(TORCH_DYNAMO_RESUME_IN_PREFIX).lstrip("_")
             why = _breaks.get((frame.filename, at), "TORCH_LOGS=graph_breaks tells its reason")
-            return f"a graph break cuts the step in two: {why} ({frame.filename}, {at})"
+            return (
+                f"{_CUT}: {why} ({frame.filename}, {at}). If only the first call breaks, as where "
+                "tables are made lazily, call the model once before compiling it."
+            )
     return None
 
 

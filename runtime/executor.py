@@ -7,14 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from ..passes import pipeline
 from ..passes.base import PassContext, PassError
-from ..passes.ir import InputKind, StepGraph, kind_of, placeholders, value_of
-from ..passes.names import argument_name
+from ..passes.ir import InputKind, StepGraph, kind_of, placeholders
 from ..passes.plan_format import Plan
-from ..passes.symbolic import numel_of, shape_of
 from ..passes.verifier import VerifyError
 from . import dispatcher
 from .clock import Moment, read_timestep
@@ -22,6 +20,7 @@ from .config import Config
 from .dispatcher import Decision, GenerationState
 from .judge import Judge
 from .program import Program
+from .roles import is_size, latent_indices, timestep_index
 from .seen import GraphIdentity
 from .session import Session
 from .slots import SlotSet
@@ -45,19 +44,19 @@ class StepExecutor:
         inputs = placeholders(graph.graph)
         kinds = [kind_of(n) for n in inputs]
         self._names = [n.name for n in inputs]
-        self._timestep = _timestep(inputs)
-        self._latents = _latents(inputs, graph)
+        self._timestep = timestep_index(inputs)
+        self._latents = latent_indices(inputs, graph)
         # Numbers too: one that steers the model may not change within a generation. Sizes do not
         # count: that inputs change shape is seen without them.
         source = {i: str(n.meta.get("source", n.name)) for i, n in enumerate(inputs)}
         steering = [
             i
             for i, k in enumerate(kinds)
-            if k is InputKind.CONDITION or (k is InputKind.SCALAR and not _is_size(source[i]))
+            if k is InputKind.CONDITION or (k is InputKind.SCALAR and not is_size(source[i]))
         ]
         self._conditions = sorted(steering, key=lambda i: source[i])
         self._condition_names = ("graph", *(source[i] for i in self._conditions))
-        self._identity = GraphIdentity(self, any(_is_size(text) for text in source.values()))
+        self._identity = GraphIdentity(self, any(is_size(text) for text in source.values()))
         self._programs: dict[Hashable, Program] = {}
         self._refused: dict[int, tuple[Plan, str]] = {}
         self._rows: dict[int, tuple[Plan, dict[tuple[str, int, int], Tensor]]] = {}
@@ -325,30 +324,3 @@ def analyse(graph: StepGraph, config: Config) -> StepGraph:
     """Run the analysis half of the pipeline; raises PassError if the graph cannot be cached."""
     done, _ = pipeline.run(graph, pipeline.ANALYSIS, PassContext(roles=config.inputs), check="fast")
     return done
-
-
-def _is_size(source: str) -> bool:
-    return any(part in source for part in (".size()", ".stride()", ".storage_offset()"))
-
-
-def _timestep(inputs: Sequence[fx.Node]) -> int | None:
-    """Where the timestep comes in; of several (a timestep and its sigma) the smallest."""
-    found = [i for i, n in enumerate(inputs) if kind_of(n) is InputKind.TIMESTEP]
-    return min(found, key=lambda i: len(shape_of(value_of(inputs[i]))), default=None)
-
-
-def _latents(inputs: Sequence[fx.Node], graph: StepGraph) -> tuple[int, ...]:
-    """Where the latents come in that the sampler integrates.
-
-    A model may have other inputs that follow the latents, such as its last prediction; those that
-    count are of one argument, and of the output's size where there is a choice.
-    """
-    groups: dict[str, list[int]] = {}
-    for i, node in enumerate(inputs):
-        if kind_of(node) is InputKind.LATENTS:
-            groups.setdefault(argument_name(node), []).append(i)
-    nodes = graph.nodes_by_name()
-    outs = graph.region("denoiser").live_outs if graph.regions else ()
-    size = sum(numel_of(value_of(nodes[name])) for name in outs)
-    sizes = {k: sum(numel_of(value_of(inputs[i])) for i in v) for k, v in groups.items()}
-    return tuple(min(groups.items(), key=lambda g: abs(sizes[g[0]] - size), default=("", ()))[1])

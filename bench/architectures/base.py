@@ -36,7 +36,8 @@ class Architecture:
     `denoiser` builds the model; `loop` builds what runs it: a function of the model (compiled or
     not) and a request that gives the final latents. `guidance` says how the pipeline guides:
     `branches` calls of the model make a step. `single_graph` is false where Dynamo cannot trace
-    the model in one piece.
+    the model in one piece, `lazy` true where it can from the second call on; `sizes` is
+    false where the pipeline makes one size only, and a large request is a larger batch.
     """
 
     name: str
@@ -47,6 +48,8 @@ class Architecture:
     denoiser: Callable[[], nn.Module]
     loop: Callable[[], Sampler]
     single_graph: bool = True
+    lazy: bool = False
+    sizes: bool = True
 
     @property
     def branches(self) -> int:

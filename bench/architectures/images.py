@@ -112,7 +112,7 @@ def _dit_pipeline() -> Sampler:
     from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline
 
     vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=4).eval()
-    pipe = quiet(DiTPipeline(_dit(), vae, DDIMScheduler()))
+    pipe = quiet(DiTPipeline(_dit(), vae, DDIMScheduler(clip_sample=False)))
 
     def call(request: Request) -> dict[str, Any]:
         # This pipeline gives decoded pictures only, and one size: a larger batch stands for it.
@@ -362,7 +362,14 @@ ARCHITECTURES = (
         _flux2_pipeline,
     ),
     Architecture(
-        "DiT", "DiTTransformer2DModel", "DiTPipeline", IMAGE, "batched", _dit, _dit_pipeline
+        "DiT",
+        "DiTTransformer2DModel",
+        "DiTPipeline",
+        IMAGE,
+        "batched",
+        _dit,
+        _dit_pipeline,
+        sizes=False,
     ),
     Architecture(
         "Stable Diffusion 3",
@@ -402,6 +409,7 @@ ARCHITECTURES = (
         "batched",
         _z_image,
         _z_image_pipeline,
+        lazy=True,
     ),
     Architecture(
         "Lumina 2",

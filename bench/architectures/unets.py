@@ -28,7 +28,7 @@ def _unet_pipeline() -> Sampler:
     """The unconditional pipelines' loop: they themselves have one size and no latent output."""
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler()
+    scheduler = DDIMScheduler(clip_sample=False)
 
     def sample(model: nn.Module, request: Request) -> Tensor:
         scheduler.set_timesteps(request.steps)
