@@ -11,7 +11,7 @@ import torch
 
 from ..passes.plan_format import Plan, PlanError
 from ..passes.profile import Profile, ProfileError
-from . import pipelines
+from . import pipelines, shortcut
 from .profiling import make_profile
 from .recorder import SKETCH_WIDTH
 from .session import Session, session_of
@@ -143,6 +143,7 @@ def apply(model: torch.nn.Module, plan: Plan | str | Path) -> torch.nn.Module:
 def remove(model: torch.nn.Module) -> torch.nn.Module:
     """Stop caching: the compiled model computes every step in full. `apply` turns it on again."""
     session = _session(model)
+    shortcut.uninstall(model)
     session.end_all()
     session.plans = []
     session.enabled = False

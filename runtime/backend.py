@@ -18,7 +18,7 @@ from ..passes.base import PassError
 from ..passes.ir import InputKind, StepGraph, kind_of, placeholders, value_of
 from ..passes.plan_format import PlanError
 from . import config as configuration
-from . import pipelines
+from . import dynamo, pipelines, shortcut
 from .config import OptionError
 from .executor import analyse
 from .per_model import PerModel
@@ -122,7 +122,10 @@ def _cached(gm: fx.GraphModule, example_inputs: list[Any], session: Session) -> 
         raise PassError("no output depends on a latents input: this graph is no denoising step")
     if (refusal := graph.region("denoiser").refusal) is not None:
         raise PassError(f"the denoiser's output cannot be cached: {refusal}")
-    return PerModel(graph, session, example_inputs)
+    model = dynamo.traced_module() if session.config.shortcut else None
+    if model is not None:
+        shortcut.install(model)
+    return PerModel(graph, session, example_inputs, pure=dynamo.without_side_effects())
 
 
 def _uncached(gm: fx.GraphModule, example_inputs: list[Any], inner: str) -> Compiled:

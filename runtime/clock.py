@@ -64,6 +64,18 @@ class Track:
         self.called, self.conditions, self.latents = {}, {}, {}
 
 
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A call that the clock looked at and has not entered yet."""
+
+    moment: Moment
+    track: Track
+    latents: Any
+    glimpse: Latents
+    conditions: Sequence[Any]
+    names: tuple[str, ...]
+
+
 class Clock:
     """Tells the moment of each call from scopes, timesteps and the identity of the inputs.
 
@@ -90,13 +102,20 @@ class Clock:
         `names` are those of the conditions, in a fixed order.
         """
         explicit = scope.current_generation()
-        key: Hashable = explicit if explicit is not None else threading.get_ident()
-        grid = explicit.timesteps if explicit is not None else None
-        base = scope.current_branch() or ""
         if timestep is None:
-            if grid is None:
+            if explicit is None or explicit.timesteps is None:
                 return None
-            return self._count(key, self._track(key), base, grid)
+            base = scope.current_branch() or ""
+            return self._count(explicit, self._track(explicit), base, explicit.timesteps)
+        return self.enter(self.look(timestep, latents, conditions, names))
+
+    def look(
+        self, timestep: float, latents: Any, conditions: Sequence[Any], names: tuple[str, ...] = ()
+    ) -> Sighting:
+        """The moment that a call would have, if it were entered now."""
+        explicit = scope.current_generation()
+        key: Hashable = explicit if explicit is not None else threading.get_ident()
+        base = scope.current_branch() or ""
         track = self._track(key)
         now = Latents(latents)
         name, cause = _place(track, timestep, base, latents)
@@ -106,19 +125,29 @@ class Clock:
             cause = CONDITION_CHANGED
         cause = cause or _unrelated(track, now, explicit is not None)
         if cause:
+            moment = Moment(key, track.serial + 1, base, 0, timestep, cause, changed)
+        else:
+            step = track.step + (timestep != track.timestep)
+            moment = Moment(key, track.serial, name, step, timestep)
+        return Sighting(moment, track, latents, now, conditions, names)
+
+    @staticmethod
+    def enter(sighting: Sighting) -> Moment:
+        """Take a call that was looked at for one that runs; gives its moment."""
+        moment, track, name = sighting.moment, sighting.track, sighting.moment.branch
+        if moment.cause:
             track.begin()
-            name = base
-        if timestep != track.timestep:
+        if moment.timestep != track.timestep:
             if track.timestep is not None:
-                track.direction = 1 if timestep > track.timestep else -1
+                track.direction = 1 if moment.timestep > track.timestep else -1
             track.step += 1
-            track.timestep = timestep
+            track.timestep = moment.timestep
             track.called = {}
-        track.called[name] = Seen(latents)
-        track.latents[name] = now
+        track.called[name] = Seen(sighting.latents)
+        track.latents[name] = sighting.glimpse
         if name not in track.conditions:
-            track.conditions[name] = Conditions(conditions, names)
-        return Moment(key, track.serial, name, track.step, timestep, cause, changed)
+            track.conditions[name] = Conditions(sighting.conditions, sighting.names)
+        return moment
 
     def forget(self, key: Hashable) -> None:
         """Drop a track, e.g. of an explicit generation that has ended."""

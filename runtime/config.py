@@ -36,7 +36,8 @@ class Config:
     `inner`: the compiler of the parts, "inductor", "eager" or any name that torch.compile takes.
     `inputs`: roles of inputs by name ({"x": "latents", "y": "condition"}) where names and shapes
     mislead. `guidance`: the guidance scale, if the recorded calls cannot tell. `hoist_budget` and
-    `slot_budget`: bytes for hoisted values and for slots (None: no bound).
+    `slot_budget`: bytes for hoisted values and for slots (None: no bound). `shortcut`: answer
+    skipped steps without Dynamo's guards (`runtime/shortcut.py`).
     """
 
     speedup: float | None = None
@@ -53,6 +54,7 @@ class Config:
     guidance: float | None = None
     hoist_budget: int = 256 * 2**20
     slot_budget: int | None = None
+    shortcut: bool = True
 
     @property
     def budget(self) -> dict[str, float | int]:
@@ -115,6 +117,8 @@ def parse(options: Mapping[str, Any] | None) -> Config:
     _number(given, "profile_generations", 1, "a whole number of generations", whole=True)
     _number(given, "hoist_budget", 0, "bytes", whole=True)
     _number(given, "slot_budget", 0, "bytes", whole=True)
+    if not isinstance(given.get("shortcut", True), bool):
+        raise OptionError(f"option 'shortcut' is {given['shortcut']!r}; expected True or False")
     if policy not in (*POLICIES, *ZOO, *EXACT_POLICIES):
         listed = ", ".join((*POLICIES, *ZOO, *EXACT_POLICIES))
         raise OptionError(f"option 'policy' is {policy!r}; expected one of {listed}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -80,24 +81,55 @@ def decide(
     plan = state.plan
     assert plan is not None
     step = moment.step + state.offset
+    rows, complete = _rows(plan, step, state.offset, slots)
+    reason = None if complete else "history"
+    detail = "The steps that the forecast needs were not all computed in this generation."
+    return Decision(plan, step, rows, reason, detail if reason else "")
+
+
+def foresee(
+    state: GenerationState, moment: Moment, plans: Sequence[Plan]
+) -> dict[str, tuple[float, ...]] | None:
+    """The rows of a step of which every region is forecast; None where anything has to be computed.
+
+    For a moment that is not entered yet: decides nothing, changes nothing.
+    """
+    plan, slots = state.plan, state.slots.get(moment.branch)
+    seen = len(state.seen)
+    goes_on = moment.serial == state.serial and seen - 1 <= moment.step <= seen
+    if not goes_on or state.full is not None or slots is None or state.sample is None:
+        return None
+    if plan is None or plan.rule is not None or not any(plan is p for p in plans):
+        return None
+    step = moment.step + state.offset
+    if step >= len(plan.timesteps) or not _close(plan, step, moment.timestep):
+        return None
+    rows, complete = _rows(plan, step, state.offset, slots)
+    return rows if complete and len(rows) == len(plan.regions) else None
+
+
+def _rows(
+    plan: Plan, step: int, offset: int, slots: SlotSet | None
+) -> tuple[dict[str, tuple[float, ...]], bool]:
+    """The row of each region that is forecast; whether all that should be have their history."""
     rows: dict[str, tuple[float, ...]] = {}
-    reason = None
+    complete = True
     for schedule in plan.regions:
-        if step in schedule.computed:
+        before = bisect_left(schedule.computed, step)
+        if schedule.computed[before : before + 1] == (step,):
             continue
         row = schedule.weights[step]
         used = max((k + 1 for k, w in enumerate(row) if w != 0.0), default=0)
-        wanted = [c - state.offset for c in schedule.computed if c < step][-used:][::-1]
+        wanted = [c - offset for c in reversed(schedule.computed[max(before - used, 0) : before])]
         held = _history(slots, schedule.region)
         if plan.rule is not None:  # which steps compute is seen as they come: any history will do
-            wanted = held[: max(used, 1)]
             used = max(used, 1)
-        if len(wanted) >= used and held[:used] == wanted:
+            wanted = held[:used]
+        if len(wanted) >= used > 0 and held[:used] == wanted:
             rows[schedule.region] = row
         else:
-            reason = "history"
-    detail = "The steps that the forecast needs were not all computed in this generation."
-    return Decision(plan, step, rows, reason, detail if reason else "")
+            complete = False
+    return rows, complete
 
 
 def _history(slots: SlotSet | None, schedule: str) -> list[int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,16 +31,30 @@ PLANS_HELD = 32
 """Plans whose weights are kept as tensors; more are in use only while candidates are tried."""
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of an executor: the graph's inputs and outputs."""
+
+    executor: StepExecutor
+    inputs: Sequence[Any]
+    outputs: Any
+
+
+# Where the calls of this thread or task are noted, for who wants to know.
+observer: ContextVar[list[Call] | None] = ContextVar("ditcache_observer", default=None)
+
+
 class StepExecutor:
     """Runs one compiled step: asks the clock when it is, the dispatcher what to do, does it.
 
     `graph` is the analysed step (passes up to tag-stability). A program is specialised and
     lowered from it for each plan in use, and one without a plan, whose denoiser output is written
-    out for recording.
+    out for recording. `pure`: running the graph is all that a call of the model does.
     """
 
-    def __init__(self, graph: StepGraph, session: Session) -> None:
+    def __init__(self, graph: StepGraph, session: Session, *, pure: bool = False) -> None:
         self.graph = graph
+        self.pure = pure
         self.session = session
         inputs = placeholders(graph.graph)
         kinds = [kind_of(n) for n in inputs]
@@ -63,6 +78,7 @@ class StepExecutor:
         self._checked: tuple[Any, int] | None = None  # the generation that weights were checked in
         self._macs = graph.region("denoiser").macs if graph.regions else 0
         self._macs += self.program(None).hoisted_macs
+        self.watched = {self._timestep, *self._latents, *self._conditions}
         session.hoisted_bytes.append(self._hoisted_bytes)
 
     @property
@@ -72,6 +88,52 @@ class StepExecutor:
 
     def __call__(self, *args: Any) -> Any:
         """One call of the model: `args` are the graph's inputs; gives the graph's outputs."""
+        outputs = self._run(args)
+        if (calls := observer.get()) is not None:
+            calls.append(Call(self, args, outputs))
+        return outputs
+
+    def forecast(self, args: Sequence[Any], unchanged: Callable[[], bool]) -> Any:
+        """The outputs of a step that the plan skips as a whole; None if this call is no such step.
+
+        `args` need to hold the inputs `watched` only: nothing else is read. `unchanged` is asked
+        last whether the model is still the same. Where the answer is None, nothing has happened,
+        and a call of the executor will say and do what there is to.
+        """
+        session = self.session
+        timestep = read_timestep(args[self._timestep]) if self._timestep is not None else None
+        if timestep is None or not session.enabled or session.replaying:
+            return None
+        latents = self._integrated(args)
+        conditions = [self._identity, *[args[i] for i in self._conditions]]
+        sighting = session.clock.look(timestep, latents, conditions, self._condition_names)
+        moment = sighting.moment
+        state = session.going_on(moment)
+        if state is None or self._checked != (moment.track, moment.serial):
+            return None
+        rows = dispatcher.foresee(state, moment, session.active_plans)
+        plan = state.plan
+        if rows is None or plan is None or (program := self._programs.get(plan.form)) is None:
+            return None
+        if not unchanged():
+            return None
+        slots = state.slots[moment.branch]
+        step = moment.step + state.offset
+        tensors = {r: self._row(plan, step, r, row, slots) for r, row in rows.items()}
+        outputs = program.forecast(slots, tensors)
+        if outputs is None or not all_finite(outputs):
+            return None
+        session.clock.enter(sighting)
+        session.state(moment)
+        state.recording = None  # a generation with forecasts is no measurement
+        stats = session.stats
+        stats.calls += 1
+        stats.macs_uncached += self._macs
+        stats.forecast += 1
+        stats.shortcuts += 1
+        return outputs
+
+    def _run(self, args: Sequence[Any]) -> Any:
         session = self.session
         session.stats.calls += 1
         session.stats.macs_uncached += self._macs

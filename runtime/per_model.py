@@ -23,8 +23,11 @@ class PerModel:
     its own all the same. `inputs` are the graph's example inputs, with the first model's weights.
     """
 
-    def __init__(self, graph: StepGraph, session: Session, inputs: Sequence[Any]) -> None:
+    def __init__(
+        self, graph: StepGraph, session: Session, inputs: Sequence[Any], *, pure: bool
+    ) -> None:
         self._graph = graph
+        self._pure = pure
         self._signature = model_signature(graph)
         self._weights = [i for i, v in enumerate(inputs) if isinstance(v, torch.nn.Parameter)]
         self._state = [
@@ -60,7 +63,7 @@ class PerModel:
         return self._executor(session, args)
 
     def _executor(self, session: Session, args: Sequence[Any]) -> StepExecutor:
-        made = StepExecutor(self._graph, session)
+        made = StepExecutor(self._graph, session, pure=self._pure)
         fingerprint = weight_fingerprint([args[i] for i in self._state])
         session.bind(self._signature, fingerprint, made.macs)
         # Lowered now, not on the first call: Dynamo counts it as compile time, and guards that

@@ -163,6 +163,20 @@ class Program:
         self._stats.macs += macs
         return result, hoisted
 
+    def forecast(self, slots: SlotSet, rows: Rows) -> Any | None:
+        """Outputs of the variant that forecasts all regions; None if that reads any model input.
+
+        What reads slots and weights alone needs nothing else of a call.
+        """
+        ready = self._ready.get(("whole", (True,) * len(self.full)))
+        if ready is None or ready.prologues:
+            return None
+        if not all(r.source in ("slot", "row") for r in ready.inputs):
+            return None
+        outputs, writes = ready.run(*self._gather(ready.inputs, (), slots, rows, {}))
+        self._stats.macs += ready.variant.macs
+        return None if writes else outputs
+
     def revalidate(self) -> None:
         """Drop hoisted values whose weights changed unseen."""
         for _, memo, _ in self._memos.values():

@@ -135,6 +135,12 @@ class Session:
                 state.seen.append(moment.timestep)
         return state
 
+    def going_on(self, moment: Moment) -> GenerationState | None:
+        """The generation of a moment that is not entered yet, if it does not begin with it."""
+        with self._lock:
+            state = self._states.get(moment.track)
+        return None if moment.cause or state is None or state.serial != moment.serial else state
+
     def _begin(self, moment: Moment, before: GenerationState | None) -> GenerationState:
         kept: dict[str, SlotSet] = {}
         if before is not None:
@@ -251,6 +257,7 @@ class Session:
             uncached=tuple(self.uncached),
             lower_seconds=stats.lower_seconds,
             plan_seconds=stats.plan_seconds,
+            shortcuts=stats.shortcuts,
         )
 
     def configure(self, config: Config) -> None:

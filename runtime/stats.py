@@ -19,6 +19,7 @@ class Stats:
     calls: int = 0
     computed: int = 0
     forecast: int = 0
+    shortcuts: int = 0  # forecast without Dynamo's guards
     generations: int = 0
     recorded: int = 0
     macs: int = 0
@@ -52,9 +53,10 @@ class Stats:
 class Summary:
     """A snapshot for people and programs; `str()` gives a table.
 
-    `computed` and `forecast` count model calls (steps times guidance branches); `macs` what ran,
-    `macs_uncached` what the same calls would have cost; `reduction` is their ratio. `slot_bytes`
-    and `hoisted_bytes` are held now. `fallbacks` maps each reason to its number of calls.
+    `computed` and `forecast` count model calls (steps times guidance branches), `shortcuts` the
+    forecast ones that went past Dynamo's guards; `macs` what ran, `macs_uncached` what the same
+    calls would have cost; `reduction` is their ratio. `slot_bytes` and `hoisted_bytes` are held
+    now. `fallbacks` maps each reason to its number of calls.
     """
 
     policy: str
@@ -75,6 +77,7 @@ class Summary:
     uncached: tuple[str, ...]
     lower_seconds: float
     plan_seconds: float
+    shortcuts: int = 0
 
     @property
     def reduction(self) -> float:

@@ -1,0 +1,109 @@
+"""The private parts of Dynamo that ditcache uses, in one place: where torch versions may differ."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import CodeType
+from typing import Any, ParamSpec, TypeVar, cast
+
+import torch
+from torch import nn
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch._C._dynamo import eval_frame
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
+from torch._C._dynamo.guards import GlobalStateGuard, dict_version
+from torch._dynamo.eval_frame import skip_code
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+__all__ = [
+    "GlobalStateGuard",
+    "count_compiled_frame",
+    "dict_version",
+    "get_eval_frame_callback",
+    "modes_active",
+    "outside",
+    "skip_code",
+    "traced_module",
+    "without_side_effects",
+]
+
+# torch 2.11 does not count; later ones fail a fullgraph=True call that ran no compiled frame.
+_set_count = cast(
+    "Callable[[int], int] | None",
+    getattr(eval_frame, "set_fullgraph_compiled_frame_count", None),
+)
+
+
+def outside(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that Dynamo neither traces nor sees the inside of."""
+    return cast("Callable[P, R]", torch.compiler.disable(function))
+
+
+def traced_module() -> nn.Module | None:
+    """The module whose class's `forward` Dynamo traces right now; None if it traces another frame.
+
+    So for `torch.compile(module)`. Of `module.compile()` Dynamo traces the call with its hooks.
+    """
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    try:
+        root: Any = InstructionTranslator.current_tx().output.root_tx
+        code: CodeType = root.f_code
+        module = root.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+    except (AttributeError, RuntimeError):
+        return None  # called by hand, not by Dynamo
+    forward = getattr(type(module), "forward", None)
+    if not isinstance(module, nn.Module) or getattr(forward, "__code__", None) is not code:
+        return None
+    return module
+
+
+def without_side_effects() -> bool:
+    """Whether the frame that Dynamo traces right now does nothing but to run its graph.
+
+    What it writes into its own objects does not count, nor into the dict of its `**kwargs`, which
+    Python makes for it.
+    """
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+    from torch._dynamo.variables.base import AttributeMutationNew, ValueMutationNew
+
+    try:
+        output: Any = InstructionTranslator.current_tx().output
+        effects, code = output.side_effects, output.root_tx.f_code
+        own = _keywords(code)
+        touched = [
+            v
+            for v in effects.id_to_variable.values()
+            if not isinstance(v.mutation_type, (AttributeMutationNew, ValueMutationNew))
+            and (own is None or getattr(v.source, "local_name", None) != own)
+        ]
+        return not (effects.tensor_hooks or any(map(effects.is_modified, touched)))
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def _keywords(code: CodeType) -> str | None:
+    """The name of a function's `**kwargs`, if it has them."""
+    if not code.co_flags & inspect.CO_VARKEYWORDS:
+        return None
+    positional = code.co_argcount + code.co_kwonlyargcount
+    return code.co_varnames[positional + bool(code.co_flags & inspect.CO_VARARGS)]
+
+
+def count_compiled_frame() -> None:
+    """Let a call of a `fullgraph=True` model pass for compiled although no frame of it ran."""
+    if _set_count is not None:
+        before = _set_count(-1)
+        _set_count(before + 1 if before >= 0 else before)
+
+
+def modes_active() -> bool:
+    """Whether a torch function or dispatch mode sees what runs now: a FLOP counter, vmap."""
+    return bool(
+        torch._C._len_torch_function_stack()
+        or torch._C._len_torch_dispatch_stack()
+        or _functorch.maybe_current_level() is not None
+    )
