@@ -145,7 +145,10 @@ def _input_key(value: Any) -> str:
     if not isinstance(value, Tensor):
         shape_env = getattr(getattr(value, "node", None), "shape_env", None)
         return f"in {type(value).__name__} {value} {id(shape_env)}"
-    text = f"in {tuple(value.shape)} {value.stride()} {value.dtype} {value.device}"
+    # Where there is one entry, its stride means nothing: a slice of one batch is like any other.
+    sizes = zip(value.shape, value.stride(), strict=True)
+    strides = [0 if not isinstance(n, torch.SymInt) and n == 1 else s for n, s in sizes]
+    text = f"in {tuple(value.shape)} {strides} {value.dtype} {value.device}"
     symbolic = any(isinstance(n, torch.SymInt) for n in (*value.shape, *value.stride()))
     if symbolic:  # s0 of one trace is not s0 of another, nor are their guards the same
         text += f" {id(getattr(value, 'fake_mode', None))}"
