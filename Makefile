@@ -33,7 +33,7 @@ lint: $(VENV)/.lint
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.test
-	$(BIN)/python -m pytest bench/micro --benchmark-only
+	$(BIN)/python -m bench.micro_results --out bench/results/micro.json
 	$(BIN)/python -m bench.overhead --out bench/results/overhead.json
 	$(BIN)/python -m bench.cold --out bench/results/cold.json
 	$(BIN)/python -m bench.exact --out bench/results/exact.json

@@ -1,7 +1,8 @@
 """What a skipped step costs, against a computed one, on the small Flux.
 
-A skipped step is not free: Dynamo checks its guards, the runtime finds out which step it is, and
-the forecast is computed. Each share is timed inside whole generations, beside computed steps.
+A skipped step is not free: the call is wrapped by Dynamo, which checks its guards where no shortcut
+is taken, the runtime finds out which step it is, and the forecast is computed. Each share is timed
+inside whole generations, beside computed steps.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import logging
 import time
 import warnings
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,26 +30,33 @@ from .environment import environment, write_json
 from .workload import CALIBRATION_SEED, EVALUATION_SEED, FluxEmoji
 
 TARGET = 0.02
+# The default first; the others show what the shortcut saves, and what leaving guards out would.
 GUARDS = {
-    "all guards": {},
+    "shortcut": {},
+    "all guards": {"shortcut": False},
     "module guards skipped": {
-        "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe
+        "shortcut": False,
+        "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe,
     },
 }
 
 
 class Timed(nn.Module):
-    """Passes calls on and keeps their seconds."""
+    """Passes calls on and keeps their seconds, and those `spent` inside by part."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, spent: Counter[str] | None = None) -> None:
         super().__init__()
         self.model = model
         self.seconds: list[float] = []
+        self.parts: list[Counter[str]] = []
+        self.spent: Counter[str] = Counter() if spent is None else spent
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.spent.clear()
         started = time.perf_counter()
         result = self.model(*args, **kwargs)
         self.seconds.append(time.perf_counter() - started)
+        self.parts.append(self.spent.copy())
         return result
 
     def __getattr__(self, name: str) -> Any:
@@ -60,14 +68,14 @@ class Timed(nn.Module):
 
 
 @contextmanager
-def stopwatch(cls: type, name: str, kept: dict[str, list[float]]) -> Generator[None]:
-    """Time every call of a method while inside."""
+def stopwatch(cls: type, name: str, spent: Counter[str]) -> Generator[None]:
+    """Add up the seconds of every call of a method, under its class's name, while inside."""
     original = getattr(cls, name)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
         result = original(*args, **kwargs)
-        kept[f"{cls.__name__}.{name}"].append(time.perf_counter() - started)
+        spent[cls.__name__] += time.perf_counter() - started
         return result
 
     setattr(cls, name, wrapped)
@@ -90,9 +98,14 @@ def measure(
     plan = profile.plan(speedup=2.0)
     ditcache.apply(model, plan)
     flux.sample(model, held_out, steps)
-    outer = Timed(model)
-    inside: dict[str, list[float]] = defaultdict(list)
-    with stopwatch(StepExecutor, "__call__", inside), stopwatch(Program, "run", inside):
+    spent: Counter[str] = Counter()
+    outer = Timed(model, spent)
+    with (
+        stopwatch(StepExecutor, "__call__", spent),
+        stopwatch(StepExecutor, "forecast", spent),  # past the guards
+        stopwatch(Program, "run", spent),
+        stopwatch(Program, "forecast", spent),
+    ):
         for _ in range(generations):
             flux.sample(outer, held_out, steps)
     flux.pipeline.transformer = flux.denoiser
@@ -100,8 +113,8 @@ def measure(
     computes = np.asarray([s in plan.regions[0].computed for s in range(steps)])
     computed = np.tile(np.repeat(computes, branches), generations)
     whole = np.asarray(outer.seconds)
-    executor = np.asarray(inside["StepExecutor.__call__"])
-    program = np.asarray(inside["Program.run"])
+    executor = np.asarray([p["StepExecutor"] for p in outer.parts])
+    program = np.asarray([p["Program"] for p in outer.parts])
     parts = {
         "guards": whole - executor,
         "dispatch": executor - program,
@@ -115,6 +128,7 @@ def measure(
         "batch": batch,
         "inner": inner,
         "calls": len(whole),
+        "shortcuts": ditcache.summary(model).shortcuts,
         "computed_us": round(full * 1e6, 1),
         "skipped_us": {name: round(s * 1e6, 1) for name, s in skipped.items()},
         "share": round(skipped["whole"] / full, 5),

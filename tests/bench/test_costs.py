@@ -12,10 +12,10 @@ from bench.workload import FluxEmoji
 
 
 @pytest.mark.slow
-def test_parts_of_a_skipped_step_add_up():
-    row = overhead.measure(
-        FluxEmoji(), "all guards", batch=1, steps=8, generations=2, inner="eager"
-    )
+@pytest.mark.parametrize("guards", ["shortcut", "all guards"])
+def test_parts_of_a_skipped_step_add_up(guards: str):
+    row = overhead.measure(FluxEmoji(), guards, batch=1, steps=8, generations=2, inner="eager")
+    assert bool(row["shortcuts"]) == (guards == "shortcut")
     parts = row["skipped_us"]
     assert row["calls"] == 2 * 8 * 2
     assert all(parts[name] > 0 for name in ("guards", "dispatch", "forecast"))
