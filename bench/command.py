@@ -19,7 +19,7 @@ from .environment import write_json
 from .ledger import Ledger, Record
 from .peers import PEERS
 from .policies import OURS, POLICIES, SOLVERS
-from .standing import document, table
+from .standing import document, refusals, table
 from .walls import Walls, best_walls
 from .workload import WORKLOADS
 
@@ -86,6 +86,8 @@ def bench(
     plots = pareto.save(made, folder)
     console.print(table(contest, contestants, wanted))
     console.print(_standings(made))
+    for name, reason in refusals(contest, contestants, wanted).items():
+        console.print(f"{name} does not apply: {reason}", markup=False)
     for name, note in made["notes"].items():
         console.print(f"{name}: {note}")
     console.print(", ".join(str(path) for path in [folder / "result.json", *plots]))

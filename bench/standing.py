@@ -11,10 +11,11 @@ from rich.table import Table
 from . import metrics
 from .contest import OTHER_SEEDS, UNCACHED, Contest, cell_name, make
 from .environment import environment
-from .judging import METRICS, PSNR, Metric, best, compare, value
+from .judging import METRICS, PSNR, TO_UNCACHED, Metric, best, compare, value
 from .ledger import Record
 from .policies import OURS
 
+RANKED = tuple(m for m in METRICS if m is not TO_UNCACHED)
 FAIR = 0.95
 """A cell is ranked at a budget if its MACs reduction on held-out samples is at least this share."""
 
@@ -45,7 +46,7 @@ def standings(cells: list[Record], budget: float, noise: float) -> list[Record]:
     at = ranked(cells, budget)
     rows: list[Record] = []
     for mine, metric, kind in itertools.product(
-        [c for c in at if c["contestant"] in OURS], METRICS, ("library", "baseline")
+        [c for c in at if c["contestant"] in OURS], RANKED, ("library", "baseline")
     ):
         rival = best([c for c in at if c["kind"] == kind], metric)
         if rival is None or value(mine, metric) is None:
@@ -96,23 +97,24 @@ def table(contest: Contest, contestants: list[str], budgets: list[float]) -> Tab
         table.add_section()
         table.add_row(f"[bold]{budget:g}x[/]")
         for cell in sorted(
-            (c for c in cells if c["budget"] == budget), key=lambda c: -(value_or(c, PSNR) or 0)
+            (c for c in cells if c["budget"] == budget and "each" in c),
+            key=lambda c: -(value(c, PSNR) or 0),
         ):
             table.add_row(*_row(cell, cells, shown_metrics, contest.noise))
     return table
 
 
-def value_or(cell: Record, metric: Metric) -> float | None:
-    """The cell's figure, None where it has none."""
-    return value(cell, metric) if "set" in cell else None
+def refusals(contest: Contest, contestants: list[str], budgets: list[float]) -> dict[str, str]:
+    """Contestants that do not run this model, with their own words."""
+    return {
+        cell["contestant"]: " ".join(cell["does_not_apply"].split())
+        for cell in _present(contest, contestants, budgets)
+        if "does_not_apply" in cell
+    }
 
 
 def _row(cell: Record, cells: list[Record], shown: list[Metric], noise: float) -> list[str]:
-    name = cell["contestant"]
-    if "does_not_apply" in cell:
-        reason = " ".join(cell["does_not_apply"].split())[:110]
-        return [name, "", f"[dim]does not apply: {reason}[/]"]
-    budget = cell["budget"]
+    name, budget = cell["contestant"], cell["budget"]
     rivals = ranked(cells, budget)
     fair = cell in rivals
     reached = f"{cell['macs_reduction']:.2f}x" + ("" if fair else " [red]short[/]")
@@ -121,7 +123,7 @@ def _row(cell: Record, cells: list[Record], shown: list[Metric], noise: float) -
         text = _text(cell, metric)
         if fair and best(rivals, metric) is cell:
             text = f"[bold]{text}[/]"
-        if fair and name in OURS and _behind(cell, rivals, metric, noise):
+        if fair and name in OURS and metric in RANKED and _behind(cell, rivals, metric, noise):
             text += " [red]behind[/]"
         figures.append(text)
     spread = metrics.spread(np.asarray(cell["each"][PSNR.key]))

@@ -70,4 +70,5 @@ def _listening(logger: logging.Logger, found: list[list[float]]) -> Generator[No
         yield
     finally:
         logger.removeHandler(handler)
-        logger.level, logger.propagate = before
+        logger.setLevel(before[0])
+        logger.propagate = before[1]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+
+pytest.importorskip("cache_dit")
 
 from bench.arena import Arena, Setting
 from bench.contest import Contest, cell_name
@@ -118,4 +122,4 @@ def test_a_library_that_refuses_is_quoted():
 
 
 def _digits():
-    return Arena(Setting("dit-digits", samples=1, batch=1, calibration=1, steps=3), None)
+    return Arena(Setting("dit-digits", samples=1, batch=1, calibration=1, steps=3), Path())
