@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .macs import counted
 from .quality import Pictures
+from .video_contest import WanSheets
 from .workload import (
     CALIBRATION_SEED,
     EVALUATION_SEED,
@@ -27,6 +28,8 @@ from .workload import (
     Batch,
     Workload,
 )
+
+MODELS = (*WORKLOADS, WanSheets.name)
 
 
 @dataclass(frozen=True)
@@ -145,10 +148,12 @@ def load_workload(name: str) -> Workload:
     """
     if name in WORKLOADS:
         return WORKLOADS[name]()
+    if name == WanSheets.name:
+        return WanSheets()
     module, _, factory = name.partition(":")
     if not factory:
         raise ValueError(
-            f"no model {name!r}: expected one of {', '.join(WORKLOADS)} or package.module:factory "
+            f"no model {name!r}: expected one of {', '.join(MODELS)} or package.module:factory "
             "of a ditcache.bench.workload.Workload"
         )
     try:

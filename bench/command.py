@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from . import pareto
-from .arena import Arena, Setting
+from .arena import MODELS, Arena, Setting
 from .contest import Contest, names
 from .environment import write_json
 from .ledger import Ledger, Record
@@ -21,14 +21,13 @@ from .peers import PEERS
 from .policies import OURS, POLICIES, SOLVERS
 from .standing import document, refusals, table
 from .walls import Walls, best_walls
-from .workload import WORKLOADS
 
 DEFAULT = (*OURS, "reuse", "taylor-2", "taylor-2-best", "lagrange-2", "lagrange-2-best", *SOLVERS)
 QUICK = {"samples": 4, "batch": 2, "calibration": 2, "steps": 8}
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help=f"{', '.join(WORKLOADS)}, or module:factory")],
+    model: Annotated[str, typer.Argument(help=f"{', '.join(MODELS)}, or module:factory")],
     *,
     budgets: Annotated[str, typer.Option(help="MACs reductions, comma separated")] = "2,3,5",
     peers: Annotated[str, typer.Option(help="all, none, or names, comma separated")] = "all",

@@ -85,11 +85,12 @@ class Contest:
     def noise(self) -> float:
         """How far changing the seeds alone moves the Fréchet distance to the real set.
 
-        Infinite as long as the other seeds are not sampled.
+        Infinite as long as the other seeds are not sampled, or without a real set.
         """
-        if OTHER_SEEDS not in self.cells:
+        known = [self.cells.records.get(n, {}).get("set", {}) for n in (UNCACHED, OTHER_SEEDS)]
+        if not all(TO_REAL.key in found for found in known):
             return float("inf")
-        first, second = (self.cells[n]["set"][TO_REAL.key] for n in (UNCACHED, OTHER_SEEDS))
+        first, second = (found[TO_REAL.key] for found in known)
         return abs(first - second)
 
     def _cell(self, name: str, budget: float, redo: bool) -> Record:
@@ -107,7 +108,8 @@ class Contest:
                 return {k: v for k, v in known[0].items() if k != "name"} | about
             return about | self._measure(contestant, tuned)
         except DoesNotApply as error:
-            return about | {"kind": "library", "does_not_apply": str(error)}
+            kind = "baseline" if name in SOLVERS else "library"
+            return about | {"kind": kind, "does_not_apply": str(error)}
 
     def _measure(self, contestant: Contestant, tuned: Tuned) -> Record:
         """Sample the held-out set under the chosen setting and judge it."""

@@ -73,12 +73,14 @@ def judge(arena: Arena, made: Pictures, uncached: Pictures | None) -> dict[str, 
         if made.maps is not None and uncached.maps is not None:
             distance = (made.maps - uncached.maps).square().sum(1)
             each[PERCEPTUAL.key] = distance.double().numpy()
-    if real.index:
+    if real is not None and real.index:
         own = real.features[real.rows(captions)]
         each[LIKENESS.key] = metrics.caption_similarity(made.features, own, real.centre)
     if workload.space == "pixels":
         each[ACCURACY.key] = right_class(made.images, [int(c) for c in captions])
-    whole = {TO_REAL.key: metrics.frechet_distance(made.features, real.features)}
+    whole: dict[str, float] = {}
+    if real is not None:
+        whole[TO_REAL.key] = metrics.frechet_distance(made.features, real.features)
     if uncached is not None:
         whole[TO_UNCACHED.key] = metrics.frechet_distance(made.features, uncached.features)
     return {

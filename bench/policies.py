@@ -11,7 +11,7 @@ from ditcache import Plan
 from torch import Tensor
 
 from .arena import Arena
-from .contestants import Contestant, Family, Knobs
+from .contestants import Contestant, DoesNotApply, Family, Knobs
 from .solvers import Solver
 from .workload import Batch
 
@@ -106,6 +106,10 @@ class FewerSteps(Contestant):
     """The same model on fewer steps, by Euler's or a two-step solver."""
 
     kind = "baseline"
+
+    def prepare(self) -> None:
+        if SOLVERS[self.name] not in self.arena.workload.solvers:
+            raise DoesNotApply("the model's own solver is a multistep one already")
 
     def families(self, budget: float) -> list[Family]:
         return [Family({"steps": int(self.arena.setting.steps / budget)})]

@@ -23,7 +23,11 @@ class VideoWorkload(Protocol):
     name: str
     steps: int
     denoiser: nn.Module
-    inputs: CaptionedSet
+
+    @property
+    def inputs(self) -> CaptionedSet:
+        """What clips are made from."""
+        ...
 
     def sample(self, model: nn.Module, batch: Batch, steps: int) -> Tensor:
         """Return the final latents of one whole denoising loop."""

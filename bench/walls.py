@@ -20,6 +20,7 @@ from .contestants import DoesNotApply
 from .ledger import Ledger, Record
 from .peers.base import Peer
 from .policies import Policy
+from .standing import ranked
 from .timing import interleaved
 from .workload import Batch
 
@@ -42,7 +43,7 @@ class Walls:
                 runs: dict[str, Run] = {EAGER: self._plain(), INDUCTOR: self._inductor()}
                 for name in contestants:
                     cell = self.contest.cells.records.get(cell_name(name, budget))
-                    if cell and "each" in cell and cell["reached"]:
+                    if cell and ranked([cell], budget):
                         runs |= self._runs(name, cell, stack)
                 self.ledger.put(f"{budget:g}x", self._time(runs, budget))
 

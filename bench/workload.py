@@ -49,6 +49,8 @@ class Workload(Protocol):
     """The diffusers pipeline that runs the loop; None for a loop of one's own."""
     batched_guidance: bool
     """Whether both guidance branches run as one batch."""
+    solvers: tuple[Solver, ...]
+    """Those that `sample` can use."""
 
     def sample(
         self, model: nn.Module, batch: Batch, steps: int, *, solver: Solver = "euler"
@@ -80,8 +82,8 @@ class Workload(Protocol):
         """Tell what each sample was asked to show."""
         ...
 
-    def real(self) -> RealSet:
-        """Give the real data set in that feature space."""
+    def real(self) -> RealSet | None:
+        """Give the real data set in that feature space, if there is one."""
         ...
 
     def batches(
@@ -97,6 +99,7 @@ class FluxEmoji:
     name = "flux-emoji"
     space = SPACE
     batched_guidance = False
+    solvers: tuple[Solver, ...] = ("euler", "ab2")
 
     def __init__(self, guidance: float = 2.5) -> None:
         self.guidance = guidance
@@ -166,6 +169,7 @@ class DitDigits:
     name = "dit-digits"
     pipeline = None
     batched_guidance = True
+    solvers: tuple[Solver, ...] = ("euler", "ab2")
     space = "pixels"  # 64 numbers: at this size a network's features would say less
 
     def __init__(self, guidance: float = 2.0) -> None:
