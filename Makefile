@@ -39,6 +39,8 @@ bench: $(VENV)/.test
 	$(BIN)/python -m bench.exact --out bench/results/exact.json
 	$(BIN)/ditcache bench flux-emoji --budgets 2,3,5,7
 	$(BIN)/ditcache bench dit-digits --budgets 2,3,5,7
+	$(BIN)/python -m bench.coverage --out bench/results/coverage.json
+	$(BIN)/python -m bench.real_size --out bench/results/real-size.json
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .benchmarks .hypothesis

@@ -70,38 +70,6 @@ def _wan_pipeline() -> Sampler:
     return into(pipe, "transformer", lambda r: {**_side(r), **_wan_prompts()})
 
 
-def _wan_switch_pipeline() -> Sampler:
-    """Wan 2.2: one transformer for the noisy steps, the other for the rest; both are the model.
-
-    What is sampled is a pair of transformers, so that both may be compiled.
-    """
-    from diffusers import WanPipeline
-
-    pipe = quiet(WanPipeline(None, None, None, _unipc(), _wan(), _wan(), boundary_ratio=0.875))
-
-    def sample(pair: nn.Module, request: Request) -> Tensor:
-        pipe.transformer, pipe.transformer_2 = pair.high, pair.low
-        with torch.no_grad():
-            return pipe(
-                **_side(request),
-                **_wan_prompts(),
-                guidance_scale_2=3.0,
-                num_inference_steps=request.steps,
-                generator=request.generator,
-                output_type="latent",
-                return_dict=False,
-            )[0]
-
-    return sample
-
-
-def wan_pair() -> nn.Module:
-    """The two transformers of Wan 2.2, as the attributes `high` and `low`."""
-    pair = nn.Module()
-    pair.high, pair.low = _wan(), _wan()
-    return pair
-
-
 def _wan_vae() -> nn.Module:
     from diffusers import AutoencoderKLWan
 
@@ -359,3 +327,37 @@ ARCHITECTURES = (
         _kandinsky_pipeline,
     ),
 )
+
+
+def wan_pair() -> nn.Module:
+    """The two transformers of Wan 2.2, `high` and `low`, with different random weights."""
+    pair = nn.Module()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pair.high, pair.low = _wan(), _wan()
+    return pair.requires_grad_(False).eval()
+
+
+def wan_switch() -> Sampler:
+    """Wan 2.2: one transformer for the noisy steps, the other for the rest.
+
+    What is sampled is a pair, so that either may be compiled.
+    """
+    from diffusers import WanPipeline
+
+    pipe = quiet(WanPipeline(None, None, None, _unipc(), _wan(), _wan(), boundary_ratio=0.8))
+
+    def sample(pair: nn.Module, request: Request) -> Tensor:
+        pipe.transformer, pipe.transformer_2 = pair.high, pair.low
+        with torch.no_grad():
+            return pipe(
+                **_side(request),
+                **_wan_prompts(),
+                guidance_scale_2=3.0,
+                num_inference_steps=request.steps,
+                generator=request.generator,
+                output_type="latent",
+                return_dict=False,
+            )[0]
+
+    return sample
