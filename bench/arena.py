@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,9 @@ class Arena:
             path = self.folder / f"{name}-{index:03}.safetensors"
             if not path.exists():
                 latents = self.workload.sample(self.workload.denoiser, batch, self.setting.steps)
-                save_file({"latents": latents.contiguous()}, path.with_suffix(".part"))
-                path.with_suffix(".part").rename(path)
+                part = path.with_suffix(f".{os.getpid()}")  # another process may do the same
+                save_file({"latents": latents.contiguous()}, part)
+                part.rename(path)
             parts.append(load_file(path)["latents"])
         return torch.cat(parts)
 

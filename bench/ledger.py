@@ -44,10 +44,10 @@ class Ledger:
         """Keep a record and write it to the disk before going on."""
         record = {"name": name} | record
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write("\n" if self._torn else "")
-            file.write(json.dumps({"key": self.key} | record) + "\n")
-            file.flush()
+        line = "\n" * self._torn + json.dumps({"key": self.key} | record) + "\n"
+        # One unbuffered write: processes that share the file do not cut into each other's lines.
+        with self.path.open("ab", buffering=0) as file:
+            file.write(line.encode())
             os.fsync(file.fileno())
         self._torn = False
         self.records[name] = record

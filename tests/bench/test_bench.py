@@ -223,6 +223,16 @@ def test_perceptual_distance_sees_more_than_nothing(tiny_flux):
     assert 0 < distances[1] < distances[2] < 4
 
 
+def test_clips_are_judged_as_sheets_of_their_frames():
+    wan = load_workload("wan-emoji")
+    batch = wan.batches(1, 1, seed=0)[0]
+    latents = wan.sample(wan.denoiser, batch, 2)
+    sheet, clip = wan.pictures(latents), wan.clips(latents)
+    assert sheet.shape == (1, 3, 96, 96)
+    torch.testing.assert_close(sheet[0, :, 32:64, 64:96], clip[0, 5])
+    assert wan.position()[0] == 2
+
+
 def test_exact_tier_keeps_every_bit():
     digits = workload.DitDigits()
     found = exact.measure(digits, digits.batches(2, 2, seed=0), steps=3, inner="eager")
