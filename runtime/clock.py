@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import scope
-from .seen import Conditions, Latents, Seen
+from .seen import Conditions, Kind, Latents, Seen
 
 MAX_TRACKS = 16  # threads that came and went; explicit generations are dropped at their end
 MAX_BRANCHES = 8
@@ -20,6 +20,11 @@ TOO_MANY_CALLS = "more calls than timesteps"
 CONDITION_CHANGED = "a condition changed"
 OTHER_LATENTS = "other latents"
 CLASH = "other latents at one timestep"
+TAKING_TURNS = (
+    "calls at one timestep have different latents. Either the sampler calls the model several "
+    "times at one timestep (Heun, PLMS), or generations take turns on one thread: put each into "
+    "ditcache.generation() then."
+)
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,17 @@ class Track:
     called: dict[str, Seen] = field(default_factory=dict[str, Seen])  # in this step
     conditions: dict[str, Conditions] = field(default_factory=dict[str, Conditions])
     latents: dict[str, Latents] = field(default_factory=dict[str, Latents])  # latest, by branch
+    kinds: dict[str, list[Kind]] = field(default_factory=dict[str, "list[Kind]"])  # of latents
 
     def begin(self) -> None:
         """A new generation: nothing is known of it yet."""
         self.serial += 1
         self.step, self.timestep, self.direction = -1, None, 0
-        self.called, self.conditions, self.latents = {}, {}, {}
+        self.forget_calls()
+
+    def forget_calls(self) -> None:
+        """Forget what the calls looked like."""
+        self.called, self.conditions, self.latents, self.kinds = {}, {}, {}, {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,7 @@ class Sighting:
     glimpse: Latents
     conditions: Sequence[Any]
     names: tuple[str, ...]
+    base: str  # the branch by its name alone
 
 
 class Clock:
@@ -82,8 +93,9 @@ class Clock:
     A step begins where the timestep moves on in the generation's direction; a generation where it
     jumps back, where a branch is called twice at one timestep with other latents, where the
     conditions of a branch change, or where the latents cannot stem from those before. Two calls at
-    one timestep on the same latents are guidance branches. When the calls do not add up, the clock
-    starts a new generation: the plan then finds no history, and the step is computed in full.
+    one timestep on the same latents, or on latents of another shape, are guidance branches. When
+    the calls do not add up, the clock starts a new generation: the plan then finds no history, and
+    the step is computed in full.
     """
 
     def __init__(self) -> None:
@@ -118,18 +130,19 @@ class Clock:
         base = scope.current_branch() or ""
         track = self._track(key)
         now = Latents(latents)
-        name, cause = _place(track, timestep, base, latents)
+        name = _by_kind(track, timestep, base, now.kind)
+        name, cause = _place(track, timestep, name, latents)
         known = track.conditions.get(name)  # None: a branch that joins later, by interval guidance
         changed = "" if cause or known is None else known.changed(conditions, names)
         if changed:
             cause = CONDITION_CHANGED
-        cause = cause or _unrelated(track, now, explicit is not None)
+        cause = cause or _unrelated(track, timestep, now, explicit is not None)
         if cause:
             moment = Moment(key, track.serial + 1, base, 0, timestep, cause, changed)
         else:
             step = track.step + (timestep != track.timestep)
             moment = Moment(key, track.serial, name, step, timestep)
-        return Sighting(moment, track, latents, now, conditions, names)
+        return Sighting(moment, track, latents, now, conditions, names, base)
 
     @staticmethod
     def enter(sighting: Sighting) -> Moment:
@@ -137,6 +150,9 @@ class Clock:
         moment, track, name = sighting.moment, sighting.track, sighting.moment.branch
         if moment.cause:
             track.begin()
+        kinds, kind = track.kinds.setdefault(sighting.base, []), sighting.glimpse.kind
+        if kind not in kinds:
+            kinds.append(kind)
         if moment.timestep != track.timestep:
             if track.timestep is not None:
                 track.direction = 1 if moment.timestep > track.timestep else -1
@@ -159,7 +175,7 @@ class Clock:
         with self._lock:
             for track in self._tracks.values():
                 track.timestep, track.step = None, -1
-                track.called, track.conditions, track.latents = {}, {}, {}
+                track.forget_calls()
 
     def _track(self, key: Hashable) -> Track:
         with self._lock:
@@ -192,6 +208,19 @@ class Clock:
         return Moment(key, track.serial, name, track.step, grid[track.step], cause)
 
 
+def _by_kind(track: Track, timestep: float, base: str, kind: Kind) -> str:
+    """The branch by the shape of its latents, where one name goes with several.
+
+    Skip-layer guidance calls the model on the latents alone after it was called on the batch of
+    both guidance branches: at one timestep, so the second call belongs to the same step.
+    """
+    kinds = track.kinds.get(base, [])
+    if kind not in kinds:
+        return f"{base}[{len(kinds)}]" if kinds and timestep == track.timestep else base
+    index = kinds.index(kind)
+    return f"{base}[{index}]" if index else base
+
+
 def _place(track: Track, timestep: float, base: str, latents: Any) -> tuple[str, str]:
     """The branch of a call by its time, and why it begins a new generation ("" if it does not)."""
     if track.timestep is None:
@@ -210,11 +239,11 @@ def _place(track: Track, timestep: float, base: str, latents: Any) -> tuple[str,
     return name, "one call over and over" if i > MAX_BRANCHES else ""
 
 
-def _unrelated(track: Track, now: Latents, explicit: bool) -> str:
+def _unrelated(track: Track, timestep: float, now: Latents, explicit: bool) -> str:
     """Why the latents cannot be of this generation, "" if they can."""
     alike = [seen for seen in track.latents.values() if seen.kind == now.kind]
     if track.latents and not alike:
-        return "changed shape"
+        return "" if timestep == track.timestep else "changed shape"
     # Of any branch: one that was left out for a while has latents of long ago.
     if alike and not explicit and not any(seen.leads_to(now) for seen in alike):
         return OTHER_LATENTS

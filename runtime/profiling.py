@@ -10,9 +10,13 @@ import numpy as np
 from ..passes.profile import Profile, ProfileError, RegionProfile
 from ..passes.refit import Courses, Reference, Update
 from ..passes.solver_weights import MeasuredSolver, measured
+from .guidance_scale import with_scale
 from .recorder import DENOISER, LATENTS, Recording
 
-HALVES = ("first half", "second half")
+NOT_ADDED_UP = (
+    "the sampler does not add the outputs up as a deterministic one does (it draws noise, or the "
+    "latents change between its steps)"
+)
 
 
 def make_profile(
@@ -30,6 +34,8 @@ def make_profile(
     recordings are missing, broken, or of different grids, shapes or branches.
     """
     _check(recordings)
+    for rec in recordings:
+        rec.settle()
     first = recordings[0]
     read = _Reader(tuple(first.branches), in_halves(recordings))
     solver = _measure(recordings, read)
@@ -47,8 +53,8 @@ def make_profile(
             z = read.table(rec, name)
             if z is None:
                 raise ProfileError(
-                    f"region {name!r}: a guidance branch was not called at every step, so its "
-                    "outputs cannot be compared; calibrate with guidance on at all steps"
+                    f"region {name!r}: no guidance branch was called at every step, so the outputs "
+                    "cannot be compared; calibrate with guidance on at all steps"
                 )
             z = z[list(order)]
             numel = rec.numel[name] / (2 if read.halves else 1)
@@ -162,7 +168,7 @@ def _measure(recordings: Sequence[Recording], read: _Reader) -> MeasuredSolver |
     x, y = np.asarray(xs), np.asarray(ys)
     if x.shape != (y.shape[0], y.shape[2], y.shape[3]):
         return None
-    return measured(x, y, recordings[0].timesteps)
+    return with_scale(measured(x, y, recordings[0].timesteps), x, y)
 
 
 def _reference(

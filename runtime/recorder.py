@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,8 +21,8 @@ LATENTS = "latents"
 class Recording:
     """One generation: a sketch of each region's output at each (step, branch).
 
-    A batch is sketched sample by sample. Under a plan (a replay) the latents of every step are
-    kept, and outputs where they were computed.
+    A batch is sketched sample by sample, of the output the part that the sampler uses. Under a plan
+    (a replay) the latents of every step are kept, and outputs where they were computed.
     """
 
     width: int
@@ -35,6 +35,7 @@ class Recording:
     numel: dict[str, int] = field(default_factory=dict[str, int])
     shape: dict[str, tuple[int, ...]] = field(default_factory=dict[str, "tuple[int, ...]"])
     dtype: dict[str, str] = field(default_factory=dict[str, str])
+    batch: int | None = None  # of the latents
     rows: int = 0  # samples in the batch that were sketched apart
     apart: dict[str, int] = field(default_factory=dict[str, int])  # the same, by region
     broken: str | None = None
@@ -46,17 +47,25 @@ class Recording:
         elif moment.step != len(self.timesteps) - 1:
             self.broken = f"step {moment.step} came after {len(self.timesteps)} recorded ones"
             return
+        batch = None if latents is None or latents.dim() == 0 else latents.shape[0]
         if moment.branch not in self.branches:
+            if self.branches and batch != self.batch:
+                return  # an extra call, as of skip-layer guidance: it has no part in the profile
             self.branches.append(moment.branch)
+            self.batch = batch
         if not self.rows and DENOISER in values:
             self.rows = rows_of(values[DENOISER])
         for region, value in values.items():
-            self._put(region, moment, value)
-        if latents is not None and latents.numel() == self.numel.get(DENOISER):
-            self._put(LATENTS, moment, latents)
+            part = value
+            if region == DENOISER and latents is not None:
+                part = leading(value, latents.shape)
+            self._put(region, moment, part, tuple(value.shape))
+        if latents is not None and DENOISER in self.shape:
+            part = leading(latents, self.shape[DENOISER])
+            if part.numel() == self.numel[DENOISER]:
+                self._put(LATENTS, moment, part, tuple(part.shape))
 
-    def _put(self, region: str, moment: Moment, value: Tensor) -> None:
-        shape = tuple(value.shape)
+    def _put(self, region: str, moment: Moment, value: Tensor, shape: tuple[int, ...]) -> None:
         if self.shape.setdefault(region, shape) != shape:
             self.broken = f"{region} changed shape from {self.shape[region]} to {shape}"
             return
@@ -66,6 +75,16 @@ class Recording:
         rows = self.rows if self.rows and value.dim() > 1 and len(value) == self.rows else 1
         self.apart[region] = rows
         store[moment.step, moment.branch] = sketch_rows(value, self.width, rows)
+
+    def settle(self) -> None:
+        """Leave out branches that were not called at every step: guidance within an interval.
+
+        Their outputs cannot be compared over all steps; the plan is made for the others.
+        """
+        called = {place for table in self.seen.values() for place in table}
+        steps = range(len(self.timesteps))
+        whole = [b for b in self.branches if all((step, b) in called for step in steps)]
+        self.branches = whole or self.branches
 
     def table(self, region: str) -> np.ndarray | None:
         """float64 [B, T, m] of sketches, None if a (step, branch) is missing."""
@@ -84,6 +103,8 @@ class Recording:
         size = max((z.numel() for z in store.values()), default=0)
         made = np.full((len(self.branches), len(self.timesteps), size), np.nan)
         for (step, branch), z in store.items():
+            if branch not in self.branches:
+                continue
             made[self.branches.index(branch), step] = z.cpu().numpy()
         return made
 
@@ -96,3 +117,18 @@ class Recording:
     def grid(self) -> tuple[float, ...]:
         """The timesteps seen, rounded so that equal grids compare equal."""
         return tuple(float(f"{t:.6g}") for t in self.timesteps)
+
+
+def leading(value: Tensor, like: Sequence[int]) -> Tensor:
+    """The leading part of `value` that is as large as `like`, where they differ in one dimension.
+
+    A first frame or a mask is appended to the latents' channels, a learned variance to the
+    output's: the part that stands for the other comes first.
+    """
+    if value.dim() != len(like):
+        return value
+    unequal = [i for i in range(1, value.dim()) if value.shape[i] != like[i]]
+    if len(unequal) != 1 or value.shape[0] != like[0]:
+        return value
+    dim = unequal[0]
+    return value.narrow(dim, 0, like[dim]) if value.shape[dim] > like[dim] else value

@@ -14,6 +14,7 @@ GLIMPSE = 256  # entries of the latents that are compared from step to step
 RELATED = 0.5  # cosine; a sampler's own steps stay above 0.8, other seeds come near 0
 
 Glimpse = npt.NDArray[np.float32]
+Kind = tuple[torch.Size, torch.dtype, torch.device] | None  # of a tensor; None for anything else
 
 
 class Seen:
@@ -81,7 +82,7 @@ class Latents:
 
     def __init__(self, value: Any) -> None:
         tensor = isinstance(value, Tensor)
-        self.kind = (value.shape, value.dtype, value.device) if tensor else None
+        self.kind: Kind = (value.shape, value.dtype, value.device) if tensor else None
         self.entries = glimpse(value) if tensor else None
         self.norm = 0.0 if self.entries is None else float(self.entries @ self.entries) ** 0.5
 

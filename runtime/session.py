@@ -18,10 +18,18 @@ from ..passes.plan_format import Plan, PlanError
 from ..passes.profile import ProfileError
 from ..passes.selectors import outline
 from . import scope
-from .clock import CLASH, MAX_TRACKS, OTHER_LATENTS, TOO_MANY_CALLS, Clock, Moment
+from .clock import (
+    CLASH,
+    MAX_TRACKS,
+    OTHER_LATENTS,
+    TAKING_TURNS,
+    TOO_MANY_CALLS,
+    Clock,
+    Moment,
+)
 from .config import Config
 from .dispatcher import GenerationState
-from .profiling import make_profile
+from .profiling import NOT_ADDED_UP, make_profile
 from .recorder import SKETCH_WIDTH, Recording
 from .slots import SlotSet
 from .stats import Stats, Summary
@@ -148,6 +156,8 @@ class Session:
                 before.recording.broken = f"{TOO_MANY_CALLS} in one ditcache.generation"
             elif len(before.seen) == 1 and before.short:
                 self.stats.say("one step", _one_step(moment))
+            if moment.cause == CLASH and before.recording is not None:
+                before.recording.broken = CLASH
             self._finish(before)
             kept = before.slots
             for slots in kept.values():
@@ -162,6 +172,7 @@ class Session:
             # Latents that take turns: generations interleaved on one thread. Near their end two
             # images of one prompt may look related, so that the clock alone is not to be trusted.
             state.full = "interleaved generations"
+            self.stats.say(state.full, f"computing in full: {TAKING_TURNS}")
         elif moment.step > 0:
             state.full = "joined in mid-generation"  # its beginning was given up for other tracks
         elif self.collected is not None or self.self_profiling:
@@ -207,7 +218,13 @@ class Session:
             profile = make_profile(
                 group, self.signature or "", guidance=self.config.guidance, macs=self.macs
             )
+            unpredictable = profile.solver is None
+            if unpredictable and self.config.max_error is not None:
+                raise PlanError(f"max_error cannot be kept: {NOT_ADDED_UP}")
             plan = replace(profile, outline=self.outline).plan(**self.config.request)
+            if unpredictable:
+                self.stats.say("solver", f"the plan's error is not predicted: {NOT_ADDED_UP}")
+                plan = replace(plan, expected_error=None)
         except (ProfileError, PlanError) as refused:
             self.stats.fall_back("no plan could be made", f"{refused}")
             return
