@@ -26,6 +26,7 @@ from .seen import GraphIdentity
 from .session import Session
 from .slots import SlotSet
 from .values import all_finite, by_region, sample
+from .weights import WeightMark
 
 PLANS_HELD = 32
 """Plans whose weights are kept as tensors; more are in use only while candidates are tried."""
@@ -72,6 +73,7 @@ class StepExecutor:
         self._conditions = sorted(steering, key=lambda i: source[i])
         self._condition_names = ("graph", *(source[i] for i in self._conditions))
         self._identity = GraphIdentity(self, any(is_size(text) for text in source.values()))
+        self.weights = WeightMark(graph.graph)
         self._programs: dict[Hashable, Program] = {}
         self._refused: dict[int, tuple[Plan, str]] = {}
         self._rows: dict[int, tuple[Plan, dict[tuple[str, int, int], Tensor]]] = {}
@@ -138,7 +140,7 @@ class StepExecutor:
         session.stats.calls += 1
         session.stats.macs_uncached += self._macs
         moment = self._moment(args)
-        self._check_weights(moment)
+        self._check_weights(moment, args)
         if not session.enabled:
             return self._full(args)
         if moment is None:
@@ -338,9 +340,11 @@ class StepExecutor:
         self.session.stats.fall_back("the plan does not fit this graph", known[1])
         return True
 
-    def _check_weights(self, moment: Moment | None) -> None:
+    def _check_weights(self, moment: Moment | None, args: Sequence[Any]) -> None:
         """Once in a generation: weights written to through `.data` count no version."""
         now = None if moment is None else (moment.track, moment.serial)
+        if moment is not None and moment.starts and self.session.watches_weights:
+            self.session.weights_are(self.weights.of(args), moment.track)
         if now is None or now != self._checked:
             for program in self._programs.values():
                 program.revalidate()

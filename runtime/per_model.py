@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..passes.ir import InputKind, StepGraph, kind_of, placeholders
-from ..passes.signature import model_signature, weight_fingerprint
+from ..passes.ir import StepGraph
+from ..passes.signature import model_signature
 from .executor import StepExecutor
 from .session import Session, registry
 
@@ -30,9 +30,6 @@ class PerModel:
         self._pure = pure
         self._signature = model_signature(graph)
         self._weights = [i for i, v in enumerate(inputs) if isinstance(v, torch.nn.Parameter)]
-        self._state = [
-            i for i, n in enumerate(placeholders(graph.graph)) if kind_of(n) is InputKind.PARAMETER
-        ]
         self._known: dict[int, tuple[weakref.ref[Tensor], StepExecutor]] = {}
         self._first = self._executor(session, inputs)
 
@@ -64,8 +61,7 @@ class PerModel:
 
     def _executor(self, session: Session, args: Sequence[Any]) -> StepExecutor:
         made = StepExecutor(self._graph, session, pure=self._pure)
-        fingerprint = weight_fingerprint([args[i] for i in self._state])
-        session.bind(self._signature, fingerprint, made.macs)
+        session.bind(self._signature, made.weights.of(args), made.macs)
         # Lowered now, not on the first call: Dynamo counts it as compile time, and guards that
         # the inner compiler adds on symbolic sizes are still heard.
         made.program(None).executable(())

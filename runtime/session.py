@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from ..passes.outline import Outline
 from ..passes.plan_format import Plan, PlanError
@@ -31,9 +29,11 @@ from .config import Config
 from .dispatcher import GenerationState
 from .profiling import NOT_ADDED_UP, make_profile
 from .recorder import SKETCH_WIDTH, Recording
+from .registry import registry
 from .slots import SlotSet
 from .stats import Stats, Summary
 from .store import PlanStore
+from .weights import OTHER_WEIGHTS
 
 if TYPE_CHECKING:
     from .executor import StepExecutor
@@ -68,6 +68,8 @@ class Session:
         self._lock = threading.RLock()
         self._states: OrderedDict[Hashable, GenerationState] = OrderedDict()
         self._recordings: defaultdict[GroupKey, list[Recording]] = defaultdict(list)
+        self._weights = ""  # the mark of those in use
+        self._plans_of: dict[str, list[Plan]] = {}  # of weights in use before, by their mark
         if config.plan is not None:
             self.plans = [config.plan]
 
@@ -79,11 +81,38 @@ class Session:
         self.macs = max(self.macs, macs)
         if self.signature is not None:
             return
-        self.signature = signature
+        self.signature, self._weights = signature, weights
         self.plans = [p for p in self.plans if self._is_ours(p)]
         if self.config.profiles_itself and self.config.remember and not self.plans:
             self._store = PlanStore(self.config, signature, weights)
             self.plans = [p for p in self._store.load() if p.signature == signature]
+
+    @property
+    def watches_weights(self) -> bool:
+        """Whether it matters that the weights are others than before."""
+        return self.enabled and (bool(self.plans) or self.self_profiling)
+
+    def weights_are(self, mark: str, track: Hashable) -> None:
+        """Take note of the weights with which a generation of this track begins.
+
+        A plan goes on with other weights of the model: it holds weights over steps, not of the
+        model. Only with an error bound is it put by, and other weights are recorded anew.
+        """
+        with self._lock:
+            if mark == self._weights or self.signature is None:
+                return
+            if (state := self._states.get(track)) is not None:
+                self._finish(state)  # what it recorded is of the weights before
+            before, self._weights = self._weights, mark
+            if self._store is not None:
+                self._store = PlanStore(self.config, self.signature, mark)
+            if self.config.max_error is not None and self.config.profiles_itself:
+                self._plans_of[before] = self.plans
+                self.plans = self._plans_of.pop(mark, [])
+                if not self.plans and self._store is not None:
+                    self.plans = [p for p in self._store.load() if p.signature == self.signature]
+            elif self.plans:
+                self.stats.say("weights", f"the plan is kept, {OTHER_WEIGHTS}")
 
     def _is_ours(self, plan: Plan) -> bool:
         if self.signature is None or plan.signature == self.signature:
@@ -205,7 +234,7 @@ class Session:
             self.collected.append(recording)
         elif self.self_profiling and recording.broken is None:
             shapes = tuple(sorted(recording.shape.items()))
-            key = (recording.grid, tuple(recording.branches), shapes)
+            key = (self._weights, recording.grid, tuple(recording.branches), shapes)
             group = self._recordings[key]
             group.append(recording)
             if len(group) == self.config.recordings:
@@ -302,33 +331,6 @@ def _one_step(moment: Moment) -> str:
         f"prediction, a noisy mask), say options={{'inputs': {{{name!r}: 'latents'}}}}; if it "
         f"tells the time, {{{name!r}: 'timestep'}}."
     )
-
-
-class Registry:
-    """Finds the session of a model by the identity of its parameters, weakly held."""
-
-    def __init__(self) -> None:
-        self._by_id: dict[int, tuple[weakref.ref[Tensor], Session]] = {}
-
-    def find(self, tensors: Iterable[Tensor]) -> Session | None:
-        """The session that any of these parameters belongs to."""
-        for tensor in tensors:
-            known = self._by_id.get(id(tensor))
-            if known is not None and known[0]() is tensor:
-                return known[1]
-        return None
-
-    def register(self, tensors: Iterable[Tensor], session: Session) -> None:
-        """Let all these parameters lead to the session."""
-        for tensor in tensors:
-            key = id(tensor)
-            self._by_id[key] = (
-                weakref.ref(tensor, lambda _, k=key: self._by_id.pop(k, None)),
-                session,
-            )
-
-
-registry = Registry()
 
 
 def session_of(model: torch.nn.Module, *, create: bool = False) -> Session | None:

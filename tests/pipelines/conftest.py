@@ -4,11 +4,18 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True)
-def fresh_dynamo():
-    """Each test compiles anew, without gradients, from the same random state."""
+@pytest.fixture(autouse=True, scope="module")
+def one_dynamo():
+    """The tests of a file share what Dynamo has compiled, as pipelines in one process do."""
     torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=64):
+        yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    """Without gradients, and from the same random state."""
     torch.manual_seed(0)
     with torch.no_grad():
         yield
-    torch._dynamo.reset()

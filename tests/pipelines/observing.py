@@ -88,27 +88,25 @@ def watched(model: nn.Module) -> Iterator[Calls]:
 class Follow:
     """Looks like the denoiser to a pipeline; every branch follows the plan in eager code.
 
-    A branch is what has its own conditions, by content. `first` is the plan's step of the first
-    call: not 0 for a generation that starts in mid-schedule. A call computes where the plan says so
-    or where the computed outputs that its row wants are not there.
+    A branch is what has its own conditions, by content. A call computes where the plan says so, or
+    where the computed outputs that its row wants are not there.
     """
 
-    def __init__(self, model: Any, plan: Plan, first: int = 0) -> None:
-        self._model, self._schedule, self._first = model, plan.regions[0], first
-        self._steps: dict[Hashable, int] = {}
+    def __init__(self, model: Any, plan: Plan) -> None:
+        self._model, self._plan, self._schedule = model, plan, plan.regions[0]
         self._kept: dict[Hashable, list[tuple[int, Tensor]]] = {}
 
     def __call__(self, *args: Any, **inputs: Any) -> Any:
-        branch = _branch(inputs)
-        step = self._steps.get(branch, self._first)
-        self._steps[branch] = step + 1
-        kept = self._kept.setdefault(branch, [])
-        row = self._schedule.weights[step]
+        t = float(torch.as_tensor(inputs["timestep"] if "timestep" in inputs else args[1]).max())
+        grid = self._plan.timesteps
+        step = min(range(len(grid)), key=lambda i: abs(grid[i] - t))
+        computed, row = self._schedule.computed, self._schedule.weights[step]
+        kept = self._kept.setdefault(_branch(inputs), [])
         used = max((k + 1 for k, w in enumerate(row) if w), default=0)
-        planned = [c for c in self._schedule.computed if c < step][-used:][::-1] if used else []
-        if step in self._schedule.computed or [s for s, _ in kept[:used]] != planned:
+        planned = [c for c in computed if c < step][-used:][::-1] if used else []
+        if step in computed or [s for s, _ in kept[:used]] != planned:
             output = self._model(*args, **inputs)[0]
-            if step in self._schedule.computed:
+            if step in computed:
                 kept.insert(0, (step, output))
             return (output,)
         total = sum(w * y.float() for w, (_, y) in zip(row, kept, strict=False) if w)
@@ -163,10 +161,10 @@ def own_plan(made: Any) -> Plan:
     return session.plans[-1]
 
 
-def by_hand(pipeline: Any, plan: Plan, *, first: int = 0, **how: Any) -> Tensor:
+def by_hand(pipeline: Any, plan: Plan, **how: Any) -> Tensor:
     """The generation that `generate(pipeline, **how)` makes, by an eager loop of the plan."""
     made = denoiser(pipeline)
-    set_denoiser(pipeline, Follow(made._orig_mod, plan, first))
+    set_denoiser(pipeline, Follow(made._orig_mod, plan))
     try:
         return generate(pipeline, **how)
     finally:

@@ -39,7 +39,7 @@ def test_under_the_plan_of_whole_generations(cls):
         ours = tiny.generate(pipeline, 1, **how)
     late = len(plan.timesteps) - len(calls.products) // 2
     assert 0 < late < 4
-    close(ours, by_hand(pipeline, plan, first=late, seed=1, **how))
+    close(ours, by_hand(pipeline, plan, seed=1, **how))
     for step in range(late, len(plan.timesteps)):
         if step in plan.regions[0].computed:
             at = 2 * (step - late)
