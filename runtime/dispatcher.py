@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..passes.plan_format import Plan
 from .clock import Moment
+from .guidance_watch import GuidanceWatch
 from .recorder import Recording
 from .slots import SlotSet
 
@@ -49,6 +50,7 @@ class GenerationState:
     judges: dict[str, Judge] = field(default_factory=dict[str, "Judge"])  # of rules, by branch
     clashes: int = 0  # how many generations in a row began because latents took turns
     short: bool = False  # whether the generation before had one step only
+    guidance: GuidanceWatch = field(default_factory=GuidanceWatch)
     full: str | None = None  # why the rest of the generation is computed in full
 
 

@@ -154,7 +154,9 @@ class StepExecutor:
             return self._full(args)
         state = session.state(moment)
         slots = state.slots.setdefault(moment.branch, SlotSet())
-        decision = dispatcher.decide(state, moment, slots, session.active_plans)
+        if moment.step == 1:
+            session.measure_guidance(state, self._integrated(args))
+        decision = dispatcher.decide(state, moment, slots, session.plans_for(state))
         if decision.plan is not None and self._refuses(decision.plan):
             return self._full(args, moment, state)
         if decision.reason is not None:
@@ -216,9 +218,12 @@ class StepExecutor:
         else:
             outputs, values = program.run(modes, args, slots, {}, carried)
             stats.computed += 1
-            if state.recording is not None:
-                found = by_region(values, program.region_of)
-                state.recording.add(moment, self._integrated(args), found)
+            if state.recording is not None or moment.step == 0:
+                latents, found = self._integrated(args), by_region(values, program.region_of)
+                if moment.step == 0 and plan.guidance is not None:
+                    state.guidance.saw(latents, found.get("denoiser"))
+                if state.recording is not None:
+                    state.recording.add(moment, latents, found)
         if values:
             self._keep(moment, state, slots, decision, values)
         return outputs
@@ -274,7 +279,8 @@ class StepExecutor:
             if state.sample is not None and not state.sample.suits(plan):
                 # Only now is it known; perhaps there is a plan for this shape on the same grid.
                 state.plan = None
-                decision = dispatcher.decide(state, moment, None, self.session.active_plans)
+                plans = self.session.plans_for(state)
+                decision = dispatcher.decide(state, moment, None, plans)
                 plan = decision.plan
                 if plan is None:
                     self.session.stats.fall_back(decision.reason or "", decision.detail)

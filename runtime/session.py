@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..passes.outline import Outline
 from ..passes.plan_format import Plan, PlanError
@@ -27,6 +28,7 @@ from .clock import (
 )
 from .config import Config
 from .dispatcher import GenerationState
+from .guidance_watch import octave, suits
 from .profiling import NOT_ADDED_UP, make_profile
 from .recorder import SKETCH_WIDTH, Recording
 from .registry import registry
@@ -159,6 +161,28 @@ class Session:
             for executor in self.executors:
                 executor.forget_programs()
 
+    def plans_for(self, state: GenerationState) -> list[Plan]:
+        """The plans that suit what is known of a generation's guidance, the nearest scale first."""
+        scale = state.guidance.scale
+        plans = self.active_plans
+        if scale is None or not plans:
+            return plans
+        fit = [plan for plan in plans if suits(plan, scale)]
+        if not fit:
+            self.stats.fall_back(
+                "another guidance scale",
+                f"The plan was made at guidance {plans[0].guidance:.3g}, this generation runs at "
+                f"{scale:.3g}: calibrate there, or give profile.plan guidance={scale:.3g}.",
+            )
+        return sorted(fit, key=lambda p: abs((p.guidance or scale) - scale))
+
+    def measure_guidance(self, state: GenerationState, latents: Tensor | None) -> None:
+        """At a generation's second step: find its guidance scale, give up a plan for another."""
+        shape = None if state.sample is None else state.sample.shape
+        scale = state.guidance.measure(latents, shape) if state.guidance.outputs else None
+        if scale is not None and state.plan is not None and not suits(state.plan, scale):
+            state.plan = None
+
     def state(self, moment: Moment) -> GenerationState:
         """The generation that a moment belongs to; begins a new one where the clock says so."""
         with self._lock:
@@ -234,7 +258,8 @@ class Session:
             self.collected.append(recording)
         elif self.self_profiling and recording.broken is None:
             shapes = tuple(sorted(recording.shape.items()))
-            key = (self._weights, recording.grid, tuple(recording.branches), shapes)
+            scale = octave(state.guidance.scale)
+            key = (self._weights, scale, recording.grid, tuple(recording.branches), shapes)
             group = self._recordings[key]
             group.append(recording)
             if len(group) == self.config.recordings:
