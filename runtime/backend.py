@@ -92,7 +92,10 @@ def _refusal(gm: fx.GraphModule) -> str | None:
         for v in (value_of(n) for n in placeholders(gm.graph))
     ):
         return "gradients are on; wrap inference in torch.no_grad()"
-    return _broken(getattr(gm, "compile_subgraph_reason", None))
+    ended: GraphCompileReason | None = getattr(gm, "compile_subgraph_reason", None)
+    places = [str(node.meta.get("stack_trace", "")) for node in gm.graph.nodes]
+    places += [frame.filename for frame in ended.user_stack] if ended is not None else []
+    return pipelines.hooked("\n".join(places)) or _broken(ended)
 
 
 def _broken(ended: GraphCompileReason | None) -> str | None:

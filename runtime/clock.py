@@ -254,7 +254,8 @@ def read_timestep(value: Any) -> float | None:
     """The timestep as one number, None if the samples of a batch stand at different ones.
 
     A [B] tensor must be uniform. A [B, tokens] tensor (image-to-video with a clean first frame)
-    counts as its largest entry. Reading a CUDA tensor waits for the device.
+    counts as its largest entry; with more than two values in it, it is an embedding of the time
+    rather than the time. Reading a CUDA tensor waits for the device.
     """
     if isinstance(value, (int, float)):
         return float(value)
@@ -264,5 +265,7 @@ def read_timestep(value: Any) -> float | None:
         return float(value.item())
     low, high = torch.aminmax(value)
     if value.dim() == 1 and bool(low != high):
+        return None
+    if value.dim() > 1 and not bool(((value == low) | (value == high)).all()):
         return None
     return float(high.item())

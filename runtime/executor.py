@@ -149,7 +149,9 @@ class StepExecutor:
                 "no timestep",
                 "No input tells the time, or its batch stands at several timesteps. The other "
                 f"inputs are: {listed}. Name it with options={{'inputs': {{'<name>': "
-                "'timestep'}}, or use ditcache.generation.",
+                "'timestep'}}, or use ditcache.generation. If it was blocks that were compiled "
+                "(compile_repeated_blocks), compile the whole denoiser: a step cannot be seen "
+                "from one of its blocks.",
             )
             return self._full(args)
         state = session.state(moment)

@@ -36,9 +36,9 @@ class PrologueMemo:
     """Remembers a prologue's results by its inputs, least recently used first out.
 
     Weights and large tensors are known by identity, address, layout and in-place version, small
-    CPU tensors and numbers by content. Anything else that cannot be keyed (a tensor without a
-    version counter) makes the prologue run again: slower, never stale. Results are the memo's own
-    storage; who hands one out must copy it (`owns`).
+    CPU tensors and numbers by content, wrappers (quantised weights) by what they are made of.
+    Anything else that cannot be keyed (a tensor without a version counter) makes the prologue run
+    again: slower, never stale. Results are the memo's own storage; who hands one out must copy it.
     """
 
     def __init__(self, run: Callable[..., Any], budget: int) -> None:
@@ -95,9 +95,12 @@ class PrologueMemo:
                 if not isinstance(value, Tensor) or _by_value(value):
                     continue
                 entry.inputs.append(weakref.ref(value, drop))
-                if isinstance(value, torch.nn.Parameter) and id(value) not in self._weights:
-                    seen = glimpse(value).tobytes()
-                    self._weights[id(value)] = (weakref.ref(value), seen)
+                if isinstance(value, torch.nn.Parameter):
+                    for part in _parts(value) or [value]:
+                        known = self._weights.get(id(part))
+                        if known is None or known[0]() is not part:
+                            seen = glimpse(part).tobytes()
+                            self._weights[id(part)] = (weakref.ref(part), seen)
             if key in self._entries:  # another thread was faster
                 return
             self._entries[key] = entry
@@ -132,7 +135,12 @@ def _key(inputs: Sequence[Any]) -> Hashable | None:
             parts.append((type(value), value))
             continue
         if type(value) not in (Tensor, torch.nn.Parameter):
-            return None  # a subclass may keep its data anywhere
+            inner = _parts(value)
+            part = _key(inner) if inner else None
+            if part is None:
+                return None  # a subclass may keep its data anywhere
+            parts.append((type(value), value.shape, value.dtype, part))
+            continue
         layout = (value.shape, value.stride(), value.dtype, value.device)
         if _by_value(value):
             parts.append((*layout, _content(value)))
@@ -141,6 +149,12 @@ def _key(inputs: Sequence[Any]) -> Hashable | None:
         else:
             parts.append((*layout, value.data_ptr(), version_of(value), id(value)))
     return tuple(parts)
+
+
+def _parts(value: Tensor) -> list[Tensor]:
+    """The plain tensors that a wrapper such as a quantised weight is made of, if it tells."""
+    flatten = getattr(value, "__tensor_flatten__", None)
+    return [getattr(value, name) for name in flatten()[0]] if flatten is not None else []
 
 
 def _content(value: Tensor) -> bytes:

@@ -1,10 +1,11 @@
-"""Glue to diffusers: its pipelines' `cache_context(name)` names the guidance branch for us too."""
+"""Glue to diffusers: branch names from its `cache_context`, and which of its hooks shut us out."""
 
 from __future__ import annotations
 
 import functools
 import importlib.abc
 import importlib.machinery
+import re
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,6 +17,28 @@ from . import scope
 MODULE = "diffusers.models.cache_utils"
 # By module name: a second copy of this package (as pytest may import) has branches of its own.
 _MARK = f"_{__name__}_original"
+
+_HOOK = re.compile(r"diffusers[\\/]hooks[\\/](\w+)\.py")
+_SHUT_OUT = {
+    "group_offloading": "diffusers' group offloading moves weights within the step, which "
+    "cuts it in pieces; enable_model_cpu_offload() moves the model as a whole and works",
+}
+
+
+def hooked(places: str) -> str | None:
+    """Why a step that went through these source files cannot be cached, None if it can.
+
+    `places` is any text with file names in it, such as stack traces.
+    """
+    for name in dict.fromkeys(_HOOK.findall(places)):
+        if name in _SHUT_OUT:
+            return _SHUT_OUT[name]
+        if "cache" in name or name == "pyramid_attention_broadcast":
+            return (
+                f"diffusers' own cache is at work ({name}), and two caches would each skip what "
+                "the other counts on; call disable_cache() on the model to have ditcache's"
+            )
+    return None
 
 
 def install() -> None:
