@@ -184,7 +184,9 @@ def collecting(
         session.end_all()
         session.clock.restart()
         session.collected, session.replaying = None, False
-        session.enabled, kinds, session.sketch_width, session.plans = before
+        session.enabled, kinds, session.sketch_width, plans = before
+        if plan is not None:  # else what a first call has loaded from the store stays
+            session.plans = plans
         session.record(kinds)
 
 
