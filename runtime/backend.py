@@ -6,7 +6,10 @@ happens at each call), `runtime/lower.py` (how a variant becomes code), `kernels
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any
 
 import torch
@@ -28,6 +31,10 @@ from .stats import log
 Compiled = Callable[..., Any]
 
 _CUT = "a graph break cuts the step in two"
+_TORCH = os.path.dirname(torch.__file__)
+_DYNAMO = os.path.join(_TORCH, "_dynamo")
+_EVAL_FRAME = os.path.join(_DYNAMO, "eval_frame.py")
+_hooks: set[str] = set()  # what diffusers' hooks were refused for, so far
 _breaks: dict[tuple[str, str], str] = {}  # reasons of graph breaks by file and function_at_line
 
 
@@ -67,7 +74,10 @@ def ditcache(
             log.debug("while compiling", exc_info=True)
     if reason not in session.uncached:
         session.uncached.append(reason)
-    session.stats.say(reason, f"not caching: {reason}")
+    # Hooks cut a model into many small graphs, each with weights, and so a session, of its own.
+    if not reason.startswith(pipelines.HOOKED) or reason not in _hooks:
+        session.stats.say(reason, f"not caching: {reason}")
+    _hooks.add(reason)
     return _uncached(gm, example_inputs, config.inner)
 
 
@@ -93,9 +103,37 @@ def _refusal(gm: fx.GraphModule) -> str | None:
     ):
         return "gradients are on; wrap inference in torch.no_grad()"
     ended: GraphCompileReason | None = getattr(gm, "compile_subgraph_reason", None)
+    frames = list(ended.user_stack) if ended is not None else []
+    around = _around()
     places = [str(node.meta.get("stack_trace", "")) for node in gm.graph.nodes]
-    places += [frame.filename for frame in ended.user_stack] if ended is not None else []
-    return pipelines.hooked("\n".join(places)) or _broken(ended)
+    hooked = pipelines.hooked("\n".join([*places, *(f.filename for f in frames), *around]))
+    if hooked is not None:
+        _breaks.update({(f.filename, f"{f.name}_at_{f.lineno}"): hooked for f in frames})
+    reason = hooked or _broken(ended)
+    if reason is None and around:
+        return f"{_CUT}: this graph is a part of what {around[0]} runs"
+    return reason
+
+
+def _around() -> list[str]:
+    """Files and names of the functions of the compiled model that this graph is called from.
+
+    None if the graph is the model's own forward. Where Dynamo could not trace that in one piece, it
+    compiles what the forward calls function by function, and a time embedding by itself looks much
+    like a denoiser.
+    """
+    found: list[str] = []
+    frame: FrameType | None = sys._getframe()
+    inside = False
+    while frame is not None:
+        file, name = frame.f_code.co_filename, frame.f_code.co_name
+        if file == _EVAL_FRAME and name == "compile_wrapper":
+            return found
+        inside = inside or file.startswith(_DYNAMO)
+        if inside and not file.startswith(_TORCH):
+            found.append(f"{file}:{name}")
+        frame = frame.f_back
+    return []
 
 
 def _broken(ended: GraphCompileReason | None) -> str | None:
@@ -111,6 +149,8 @@ def _broken(ended: GraphCompileReason | None) -> str | None:
         if frame.name.startswith(TORCH_DYNAMO_RESUME_IN_PREFIX):
             at = frame.name.removeprefix(TORCH_DYNAMO_RESUME_IN_PREFIX).lstrip("_")
             why = _breaks.get((frame.filename, at), "TORCH_LOGS=graph_breaks tells its reason")
+            if why.startswith(pipelines.HOOKED):
+                return why
             return (
                 f"{_CUT}: {why} ({frame.filename}, {at}). If only the first call breaks, as where "
                 "tables are made lazily, call the model once before compiling it."

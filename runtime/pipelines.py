@@ -18,10 +18,13 @@ MODULE = "diffusers.models.cache_utils"
 # By module name: a second copy of this package (as pytest may import) has branches of its own.
 _MARK = f"_{__name__}_original"
 
+HOOKED = "diffusers'"  # how every reason of `hooked` begins
 _HOOK = re.compile(r"diffusers[\\/]hooks[\\/](\w+)\.py")
 _SHUT_OUT = {
     "group_offloading": "diffusers' group offloading moves weights within the step, which "
     "cuts it in pieces; enable_model_cpu_offload() moves the model as a whole and works",
+    "layerwise_casting": "diffusers' layer-wise casting casts weights within the step, which "
+    "cuts it in pieces; weights quantised by torchao work",
 }
 
 

@@ -143,11 +143,13 @@ def compiled(pipeline: Any, **options: Any) -> Any:
     return made
 
 
-def planned(pipeline: Any, speedup: float = 2.0, **how: Any) -> tuple[Any, Plan]:
+def planned(
+    pipeline: Any, speedup: float = 2.0, policy: str = "edf", **how: Any
+) -> tuple[Any, Plan]:
     """Compile, record one generation (called with `how`) and run under its plan from now on."""
     made = compiled(pipeline)
     profile = ditcache.calibrate(made, lambda i: generate(pipeline, 50 + i, **how), samples=1)
-    plan = profile.plan(speedup=speedup)
+    plan = profile.plan(speedup=speedup, policy=policy)
     ditcache.apply(made, plan)
     ditcache.reset(made)
     return made, plan

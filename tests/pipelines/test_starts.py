@@ -33,7 +33,7 @@ def starting_late(cls):
 def test_under_the_plan_of_whole_generations(cls):
     """The steps are found on the plan's grid; what its first forecasts lack is computed."""
     whole = tiny.flux()
-    made, plan = planned(whole, num_inference_steps=16)
+    made, plan = planned(whole, policy="taylor-1", num_inference_steps=16)
     pipeline, how = sharing(whole, cls), starting_late(cls) | {"num_inference_steps": 16}
     with watched(made) as calls:
         ours = tiny.generate(pipeline, 1, **how)
