@@ -32,6 +32,7 @@ Compiled = Callable[..., Any]
 
 _CUT = "a graph break cuts the step in two"
 _TORCH = os.path.dirname(torch.__file__)
+_RUNTIME = os.path.dirname(__file__)
 _DYNAMO = os.path.join(_TORCH, "_dynamo")
 _EVAL_FRAME = os.path.join(_DYNAMO, "eval_frame.py")
 _hooks: set[str] = set()  # what diffusers' hooks were refused for, so far
@@ -130,7 +131,7 @@ def _around() -> list[str]:
         if file == _EVAL_FRAME and name == "compile_wrapper":
             return found
         inside = inside or file.startswith(_DYNAMO)
-        if inside and not file.startswith(_TORCH):
+        if inside and not file.startswith((_TORCH, _RUNTIME)):
             found.append(f"{file}:{name}")
         frame = frame.f_back
     return []

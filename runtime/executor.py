@@ -113,9 +113,11 @@ class StepExecutor:
         state = session.going_on(moment)
         if state is None or self._checked != (moment.track, moment.serial):
             return None
+        if state.plan is None or state.guidance.outputs:  # none suits, or that is yet to be seen
+            return None
         rows = dispatcher.foresee(state, moment, session.active_plans)
         plan = state.plan
-        if rows is None or plan is None or (program := self._programs.get(plan.form)) is None:
+        if rows is None or (program := self._programs.get(plan.form)) is None:
             return None
         if not unchanged():
             return None

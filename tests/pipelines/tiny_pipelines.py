@@ -174,9 +174,7 @@ def generate(
         embeds["negative_pooled_prompt_embeds"] = pooled(99, batch)
     scale = "true_cfg_scale" if named.startswith("Flux") else "guidance_scale"
     settings: dict[str, Any] = {scale: 2.0, "num_inference_steps": 8, "output_type": "latent"}
-    settings |= {"generator": torch.Generator().manual_seed(seed)}
-    if "Img2Img" not in named:
-        settings |= {"height": SIDE, "width": SIDE}
+    settings |= {"generator": torch.Generator().manual_seed(seed), "height": SIDE, "width": SIDE}
     settings |= {k: v.to(dtype) for k, v in embeds.items()}
     return pipeline(**(settings | how)).images
 
