@@ -16,7 +16,7 @@ from .cost import annotate_macs, total_macs
 from .effects import is_random, is_sync, op_base, written
 from .ir import Depends, InputKind, Region, StepGraph, depends_of, kind_of, value_of
 from .names import module_path
-from .roles import ADDS, CASTS, role_of
+from .roles import ADDS, CASTS, partners, role_of
 from .symbolic import shape_of, tensor_bytes
 
 
@@ -66,8 +66,10 @@ class FormRegions:
                 continue
             seen[path] += 1
             name = path if seen[path] == 1 else f"{path}#{seen[path]}"
-            regions.append(make_region(name, "block", path, nodes, order))
-            regions.extend(_branches(name, nodes, order))
+            block = make_region(name, "block", path, nodes, order)
+            streams = {graph.node(n) for n in partners(graph, block).values()}
+            regions.append(block)
+            regions.extend(_branches(name, nodes, order, streams))
         if (deep := _deep_part(runs)) is not None:
             regions.append(make_region("deep", "deep", "", deep, order))
         facts = graph.facts | self.ensures
@@ -170,14 +172,22 @@ def _refusal(live_out: fx.Node) -> str | None:
     return None
 
 
-def _branches(block: str, nodes: list[fx.Node], order: Sequence[fx.Node]) -> list[Region]:
-    """Residual branches of one block: what lies between the stream and a residual add."""
+def _branches(
+    block: str, nodes: list[fx.Node], order: Sequence[fx.Node], streams: set[fx.Node]
+) -> list[Region]:
+    """Residual branches of one block: what lies between the stream and a residual add.
+
+    `streams` are the live-ins that the block's results are sums on; the first block's text stream
+    is one of them that no latent has reached yet.
+    """
     inside = set(nodes)
     stream = {a for n in nodes for a in n.all_input_nodes if a not in inside and _is_latent(a)}
+    stream |= streams
     groups: list[set[fx.Node]] = []
     for node in nodes:
-        if op_base(node) in CASTS and node.args[0] in stream:
-            stream.add(node)  # the stream in another type, as where it is added in fp32
+        joined = op_base(node) in ("cat", "concat") and stream.issuperset(node.all_input_nodes)
+        if joined or (op_base(node) in CASTS and node.args[0] in stream):
+            stream.add(node)  # two streams as one, or one in another type, as where fp32 is added
             continue
         branch = _residual_operand(node, stream)
         if branch is None:

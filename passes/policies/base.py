@@ -223,7 +223,7 @@ def every(steps: int, interval: int, first: int = 1) -> tuple[int, ...]:
 def _check(policy: str, name: str, value: Any, kind: Any, least: float | None) -> None:
     kinds = {float: (int, float), int: (int,), str: (str,), bool: (bool,)}.get(kind, (object,))
     wrong = not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool)
-    if wrong or (least is not None and not float(value) >= least):
+    if wrong or (least is not None and isinstance(value, (int, float)) and not value >= least):
         wanted = getattr(kind, "__name__", str(kind))
         bound = "" if least is None else f" of at least {least:g}"
         raise PlanError(f"policy {policy!r}: {name} must be of type {wanted}{bound}, got {value!r}")

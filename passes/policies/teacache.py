@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 from ..plan_format import PlanError, ProbePoint, RegionSchedule
 from .base import CHAIN, DynamicPolicy, Reading, Subject, option
@@ -29,7 +29,7 @@ class TeaCache(DynamicPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given: object = self.coefficients  # from a file or a command line it may be anything
+        given = cast(Any, self.coefficients)  # from a file or a command line it may be anything
         if not (
             isinstance(given, tuple) and given and all(isinstance(a, (int, float)) for a in given)
         ):

@@ -41,9 +41,11 @@ class Layer:
                 made.append((made[-1] - factor) / (step - self.last))
             self.factors, self.last = made, step
             return made[0]
+        if not self.order:
+            return self.factors[0]
         gap = step - self.last
         terms = [f * (gap**i / math.factorial(i)) for i, f in enumerate(self.factors)]
-        return torch.stack(terms).sum(0) if self.order else terms[0]
+        return torch.stack(terms).sum(0)
 
 
 def layers(
