@@ -1,4 +1,4 @@
-"""The `ditcache` command: look at plans and profiles, make plans, manage remembered ones."""
+"""The `ditcache` command: plans, profiles and remembered plans; measuring whole pipelines."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rich.table import Table
 from ..passes import policies
 from ..passes.plan_format import Plan, PlanError
 from ..passes.profile import Profile, ProfileError
+from .cli_measure import compare, evaluate, report
 from .cli_show import plan_view, profile_view
 from .store import ENV
 
@@ -26,9 +27,12 @@ POLICY = f"one of {', '.join(policies.names())}; the latter with options, fora:i
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Look at ditcache's plans and profiles, make plans, manage the remembered ones.",
+    help="Look at plans and profiles, make plans, manage remembered ones; measure pipelines.",
 )
 PACKAGES = ("ditcache", "torch", "triton", "diffusers", "numpy", "scipy")
+
+for verb in (compare, evaluate, report):
+    app.command()(verb)
 
 File = Annotated[Path, typer.Argument(help="a plan (.json) or a profile (.safetensors)")]
 

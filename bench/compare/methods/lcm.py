@@ -1,0 +1,50 @@
+"""M7: consistency-distilled weights with a consistency scheduler, four steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+
+from ..subjects import Subject
+from .base import Method, MethodError, Setup, Stage
+from .weights import apply_arguments, given, replace_denoiser
+
+STEPS = 4
+
+
+class LatentConsistency(Method):
+    """Role "lcm". A scheduler beside the weights is taken; else the one that fits the sampler."""
+
+    name = "M7"
+    title = "LCM, 4 steps"
+    stage = Stage.WEIGHTS
+    changes = frozenset({"the denoiser", "the number of steps", "the scheduler"})
+
+    def prepare(self, subject: Subject, setup: Setup) -> None:
+        where = given(subject, "lcm", self.name)
+        with setup.clocked("load weights"):
+            replace_denoiser(subject, where, self.name)
+        subject.pipeline.scheduler = scheduler = _scheduler(subject, Path(where))
+        subject.steps = min(STEPS, subject.steps)
+        setup.notes.append(f"{type(scheduler).__name__}, {subject.steps} steps")
+        apply_arguments(subject, "lcm", where, setup)
+
+
+def _scheduler(subject: Subject, where: Path) -> Any:
+    beside = Path(subject.schedulers.get("lcm", where / "scheduler"))
+    configured = beside / "scheduler_config.json"
+    if configured.is_file():
+        name = json.loads(configured.read_text())["_class_name"]
+        return getattr(diffusers, name).from_pretrained(str(configured.parent))
+    config = subject.pipeline.scheduler.config
+    if "FlowMatch" in type(subject.pipeline.scheduler).__name__:
+        return diffusers.FlowMatchLCMScheduler.from_config(config)
+    if config.get("use_karras_sigmas") or config.get("timestep_type") == "continuous":
+        raise MethodError(
+            "M7: an LCM scheduler has discrete timesteps and this model's are continuous noise "
+            "levels; put a scheduler/scheduler_config.json beside the distilled weights"
+        )
+    return diffusers.LCMScheduler.from_config(config)

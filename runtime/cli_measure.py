@@ -1,0 +1,206 @@
+"""The verbs that measure whole pipelines: compare, evaluate, report. Their work is in `bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+MODEL = (
+    "a small model's name (flux-emoji), a diffusers folder or hub name, or package.module:factory"
+)
+
+Model = Annotated[str, typer.Argument(help=MODEL)]
+Out = Annotated[Path, typer.Option(help="where results go")]
+Steps = Annotated[int | None, typer.Option(help="denoising steps of the baseline")]
+Frames = Annotated[int | None, typer.Option(help="frames of a video")]
+Height = Annotated[int | None, typer.Option(help="pixels")]
+Width = Annotated[int | None, typer.Option(help="pixels")]
+Seed = Annotated[int, typer.Option(help="seed of the first sample; sample i has seed + i")]
+Dtype = Annotated[str, typer.Option(help="float16, bfloat16, float32; auto: float16 on a GPU")]
+Device = Annotated[str, typer.Option(help="cuda, cpu; auto: cuda if there is one")]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(help="ROLE=PATH_OR_HUB[#sha256=HEX], once for each role"),
+]
+
+
+def compare(
+    model: Model,
+    *,
+    out: Out,
+    methods: Annotated[str | None, typer.Option(help="names, by commas; all if not given")] = None,
+    combine: Annotated[str | None, typer.Option(help="combinations, e.g. C3+M1,M1+M2")] = None,
+    inputs: Annotated[Path | None, typer.Option(help="folder of pictures or prompts.txt")] = None,
+    count: Annotated[int, typer.Option(help="at most so many inputs", min=1)] = 20,
+    repeats: Annotated[int, typer.Option(help="of each timed sample", min=1)] = 3,
+    timing_samples: Annotated[int, typer.Option(help="samples that are repeated", min=1)] = 1,
+    only_timing: Annotated[
+        bool, typer.Option("--only-timing", help="measure times again, keep the quality")
+    ] = False,
+    work: Annotated[Path | None, typer.Option(help="resumable state (OUT/work)")] = None,
+    weights: Weights = None,
+    steps: Steps = None,
+    frames: Frames = None,
+    height: Height = None,
+    width: Width = None,
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> int:
+    """Compare ways to make a pipeline faster, and their combinations: time, memory, quality."""
+    from ..bench.bad_input import BadInput
+    from ..bench.compare.combine import wanted
+    from ..bench.compare.command import run
+    from ..bench.compare.settings import Settings
+    from ..bench.compare.subjects import Request
+
+    def start() -> int:
+        where = _device(device)
+        request = Request(
+            model=model,
+            inputs=str(inputs.resolve()) if inputs else None,
+            count=count,
+            dtype=_dtype(dtype, where),
+            device=where,
+            steps=steps,
+            frames=frames,
+            height=height,
+            width=width,
+            seed=seed,
+            weights=_roles(weights),
+        )
+        settings = Settings(
+            request=request,
+            names=tuple(wanted(_listed(methods), _listed(combine))),
+            repeats=repeats,
+            timing_samples=timing_samples,
+            only_timing=only_timing,
+        )
+        return run(settings, out, work or out / "work", _console())
+
+    return _checked(start, BadInput)
+
+
+def evaluate(
+    model: Model,
+    *,
+    out: Out,
+    prompts: Annotated[
+        Path | None, typer.Option(help="one a line, a JSON list, or MS-COCO's captions")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", "-n", help="samples", min=2)] = 64,
+    plan: Annotated[list[Path] | None, typer.Option(help="a plan; may be repeated")] = None,
+    speedup: Annotated[list[float] | None, typer.Option(help="make plans for these")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help='folder of pictures, or "real" for a small model\'s data')
+    ] = None,
+    inputs: Annotated[Path | None, typer.Option(help="folder of pictures or prompts.txt")] = None,
+    batch: Annotated[int, typer.Option(help="samples generated together", min=1)] = 8,
+    inner: Annotated[str, typer.Option(help="compiler of the cached model's parts")] = "eager",
+    weights: Weights = None,
+    steps: Steps = None,
+    frames: Frames = None,
+    height: Height = None,
+    width: Width = None,
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> int:
+    """Judge many samples as sets and in pairs; resumable; under torchrun on many processes."""
+    from ..bench.bad_input import BadInput
+    from ..bench.compare.subjects import Request
+    from ..bench.evaluate.command import run
+    from ..bench.evaluate.settings import Settings
+
+    def start() -> int:
+        where = _device(device)
+        request = Request(
+            model=model,
+            inputs=str(inputs.resolve()) if inputs else None,
+            dtype=_dtype(dtype, where),
+            device=where,
+            steps=steps,
+            frames=frames,
+            height=height,
+            width=width,
+            seed=seed,
+        )
+        settings = Settings(
+            request=request,
+            count=n,
+            block=batch,
+            plans=tuple(str(path) for path in plan or ()),
+            speedups=tuple(speedup or ()),
+            inner=inner,
+            reference=reference,
+            weights=_roles(weights),
+        )
+        return run(settings, prompts, out, _console())
+
+    return _checked(start, BadInput)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="folder with results of compare or evaluate")],
+    *,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="FOLDER/report.html")
+    ] = None,
+    votes: Annotated[
+        list[Path] | None, typer.Option(help="votes exported from blind.html; may be repeated")
+    ] = None,
+) -> int:
+    """Write one self-contained page of the results, and a blind A/B page beside it."""
+    from ..bench.bad_input import BadInput
+    from ..bench.report.command import run
+
+    return _checked(lambda: run(folder, output, votes or [], _console()), BadInput)
+
+
+def _checked(start: Callable[[], int], bad: type[ValueError]) -> int:
+    try:
+        return start()
+    except bad as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _roles(given: list[str] | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given or []:
+        role, sign, where = text.partition("=")
+        if not sign or not role or not where:
+            raise typer.BadParameter(f"--weights {text!r}: expected ROLE=PATH_OR_HUB")
+        found[role] = where
+    return found
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise typer.BadParameter(f"--device {name}: this machine has no CUDA device")
+    return name
+
+
+def _dtype(name: str, device: str) -> str:
+    if name == "auto":
+        return "float16" if device.startswith("cuda") else "float32"
+    if name not in ("float16", "bfloat16", "float32"):
+        raise typer.BadParameter(f"--dtype {name}: expected float16, bfloat16, float32 or auto")
+    return name
+
+
+def _console() -> Console:
+    """Print at a terminal's own width, and wide enough for the table in a pipe."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=180)

@@ -1,0 +1,57 @@
+"""Inputs of any size, mode and quality."""
+
+from __future__ import annotations
+
+import pytest
+from ditcache.bench.compare.inputs import InputError, from_folder
+from ditcache.bench.compare.subjects import Request, SubjectError, load
+from PIL import Image
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK"])
+def test_pictures_of_any_mode_become_rgb(tmp_path, mode):
+    suffix = "jpg" if mode == "CMYK" else "png"
+    Image.new(mode, (40, 30)).save(tmp_path / f"a.{suffix}")
+    (sample,), skipped = from_folder(tmp_path, "image-to-video", 9, 0)
+    assert sample.image.mode == "RGB"
+    assert skipped == []
+    sample.fit(16, 24)
+    assert sample.arguments["image"].size == (16, 24)
+
+
+def test_what_cannot_be_read_is_left_out_and_said(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "b.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "c.png")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    samples, skipped = from_folder(tmp_path, "image-to-video", 9, 5)
+    assert [(s.name, s.seed) for s in samples] == [("b", 5)]
+    assert "not a readable picture" in skipped[0].reason
+    assert "too small" in skipped[1].reason
+
+
+def test_transparent_is_white(tmp_path):
+    Image.new("RGBA", (20, 20), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    (sample,), _ = from_folder(tmp_path, "image-to-video", 1, 0)
+    assert sample.image.getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_no_inputs_is_one_clear_error(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        from_folder(tmp_path / "absent", "image-to-video", 1, 0)
+    with pytest.raises(InputError, match="no pictures"):
+        from_folder(tmp_path, "image-to-video", 1, 0)
+    with pytest.raises(SubjectError, match="no such factory"):
+        load(Request("tiny_pipelines:absent"))
+    with pytest.raises(SubjectError, match="--inputs"):
+        load(Request("tiny_pipelines:svd_pipeline"))
+    with pytest.raises(SubjectError, match="neither a small model"):
+        load(Request(str(tmp_path)))
+
+
+def test_a_plain_pipeline_gets_its_pictures_fitted(tmp_path):
+    Image.new("RGB", (70, 50), "red").save(tmp_path / "a.png")
+    request = Request("tiny_pipelines:svd_pipeline", str(tmp_path), height=32, width=32)
+    subject = load(request)
+    assert subject.kind == "image-to-video"
+    assert subject.samples[0].image.size == (32, 32)
+    assert subject.frames == 5

@@ -1,0 +1,73 @@
+"""The whole comparison on a random-weight video model, each method in its own process."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ditcache.bench.compare.settings import JOURNAL, Journal, Settings
+from ditcache.bench.compare.subjects import Request
+from ditcache.bench.compare.worker import Worker
+from ditcache.runtime import cli
+
+
+def compare(out, *more):
+    arguments = ["compare", "tiny_pipelines:svd", "--out", str(out), "--count", "2", *more]
+    return cli.main(arguments)
+
+
+@pytest.mark.slow
+def test_rows_run_fail_and_are_refused_each_for_itself(tmp_path, child_path, capsys):
+    out = tmp_path / "out"
+    methods = ("--methods", "M3-10,M4", "--combine", "M1+M5", "--device", "cpu")
+    assert compare(out, *methods) == 1
+    document = json.loads((out / "compare.json").read_text())
+    rows = {row["name"]: row for row in document["rows"]}
+    assert [rows[n]["status"] for n in ("M0", "M3-10", "M4", "M1+M5")] == [
+        "ok", "ok", "failed", "refused",
+    ]  # fmt: skip
+    assert "needs distilled weights" in rows["M4"]["reason"]
+    assert rows["M3-10"]["macs_reduction"] == pytest.approx(2.0, rel=0.01)
+    assert rows["M0"]["quality"]["psnr"]["mean"] == 100
+    assert rows["M0"]["repeats"] == 3
+    assert rows["M0"]["quality"]["samples"] == 2
+    assert rows["M0"]["quality"]["image_sim"] is not None
+    assert rows["M0"]["peak_bytes"] > 2**20
+    assert (out / "frames.png").exists()
+    assert len(document["clips"]) == 2
+    lines = (out / "work" / JOURNAL).read_text().splitlines()
+    assert compare(out, *methods) == 1
+    again = (out / "work" / JOURNAL).read_text().splitlines()
+    ran = [line for line in lines if '"run"' in line]
+    assert [line for line in again if '"run"' in line] == ran
+    assert compare(out, *methods, "--only-timing", "--timing-samples", "2") == 1
+    timed = json.loads((out / "compare.json").read_text())
+    assert timed["rows"][1]["quality"] == rows["M3-10"]["quality"]
+    assert timed["clips"] == document["clips"]
+
+
+def test_caching_runs_counts_and_says_what_it_did(tmp_path):
+    settings = Settings(Request("tiny_pipelines:wan", count=1), ("M0", "C2", "exact"), repeats=1)
+    settings.save(tmp_path)
+    for name in settings.names:
+        Worker(tmp_path, name).run()
+    journal = Journal(tmp_path / JOURNAL, settings.key())
+    assert not journal.of("failed"), journal.of("failed")
+    macs = {line["method"]: line["macs"] for line in journal.of("prepared")}
+    assert macs["M0"] / macs["C2"] == pytest.approx(2.0, rel=0.1)
+    assert macs["exact"] <= macs["M0"]
+    facts = {line["method"]: line["facts"] for line in journal.of("finished")}
+    assert len(facts["C2"]["plan"]) == 4
+    assert facts["C2"]["fallbacks"] == {}
+    frames = tmp_path / "frames"
+    plain, exact = (next((frames / name).iterdir()).read_bytes() for name in ("M0", "exact"))
+    assert plain == exact
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    assert compare(tmp_path, "--methods", "M99") == 2
+    assert "unknown method 'M99'" in capsys.readouterr().err
+    assert compare(tmp_path, "--weights", "lcm") == 2
+    assert "ROLE=PATH" in capsys.readouterr().err
+    assert compare(tmp_path, "--dtype", "int3") == 2
+    assert "--dtype" in capsys.readouterr().err
