@@ -1,0 +1,178 @@
+"""Samples block by block: generated under every plan, scored, and written as one file.
+
+A block's content depends on its index alone (prompts, seeds, and who shares a batch), never on when
+or by which process it is made: a run that is killed and goes on gives the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ditcache
+import torch
+from ditcache import Plan
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .. import metrics
+from ..compare.inputs import Sample
+from ..compare.judge import DISTANCE, distances
+from ..compare.subjects import Subject
+from ..features import looks
+from .scorers import Panel
+from .settings import UNCACHED, Ranks, Settings
+
+SHOWN = 16  # samples whose pictures are kept for the page
+Tick = Callable[[int], None]
+
+
+class Blocks:
+    """The folder of finished blocks of one setting."""
+
+    def __init__(self, folder: Path, key: str, settings: Settings) -> None:
+        self.folder = folder / key
+        self.key = key
+        self.settings = settings
+
+    def path(self, block: int) -> Path:
+        """The name has the block's length: a longer run makes a short last block again."""
+        length = len(self.settings.indices(block))
+        return self.folder / f"{block:06}x{length}.safetensors"
+
+    def done(self, block: int) -> bool:
+        """Whether the block is there and whole."""
+        try:
+            with safe_open(self.path(block), "pt"):
+                return True
+        except (OSError, SafetensorError):
+            return False
+
+    def write(self, block: int, tensors: dict[str, Tensor]) -> None:
+        path = self.path(block)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part)
+        part.replace(path)
+
+    def column(self, name: str) -> Iterator[Tensor]:
+        """Give one tensor of every block, by index; blocks without it are passed over."""
+        for block in range(self.settings.blocks):
+            with safe_open(self.path(block), "pt") as file:
+                if name in file.keys():  # noqa: SIM118
+                    yield file.get_tensor(name)
+
+    def names(self) -> list[str]:
+        with safe_open(self.path(0), "pt") as file:
+            return sorted(file.keys())
+
+
+class Producer:
+    """Makes blocks with one copy of the model."""
+
+    def __init__(
+        self, settings: Settings, subject: Subject, plans: dict[str, Plan], panel: Panel
+    ) -> None:
+        self.settings = settings
+        self.subject = subject
+        self.panel = panel
+        self.plans = plans
+        self.name, self.plain = next(iter(subject.denoisers.items()))
+        self.model: Any = None
+        if plans:
+            self.model = compiled(subject, settings.inner)
+
+    def run(self, blocks: Blocks, ranks: Ranks, tick: Tick) -> None:
+        """Make this process's missing blocks."""
+        for block in ranks.mine(self.settings.blocks):
+            if not blocks.done(block):
+                blocks.write(block, self.make(block))
+            tick(len(self.settings.indices(block)))
+
+    @torch.no_grad()
+    def make(self, block: int) -> dict[str, Tensor]:
+        """One block under every plan, scored."""
+        indices = self.settings.indices(block)
+        samples = self.subject.samples
+        chosen = [samples[i] for i in indices]
+        # A short last block is topped up: one batch size, one compiled graph.
+        padded = chosen + [chosen[-1]] * (self.settings.block - len(chosen))
+        captions = [s.caption or "" for s in chosen]
+        found: dict[str, Tensor] = {}
+        reference: Tensor | None = None
+        for variant in (UNCACHED, *self.plans):
+            started = time.perf_counter()
+            frames = self._generate(variant, padded)[: len(chosen)]
+            seconds = (time.perf_counter() - started) / len(padded)
+            found[f"{variant}/seconds"] = torch.full((len(chosen),), seconds, dtype=torch.float64)
+            found |= {f"{variant}/{k}": v for k, v in self._score(frames, captions).items()}
+            if reference is None:
+                reference = frames
+            else:
+                found |= {f"{variant}/{k}": v for k, v in pairs(frames, reference).items()}
+            if indices.start < SHOWN:
+                found[f"{variant}/pictures"] = frames.mul(255).round().byte()
+        return found
+
+    def _generate(self, variant: str, samples: list[Sample]) -> Tensor:
+        setattr(self.subject.pipeline, self.name, self.plain if variant == UNCACHED else self.model)
+        if variant != UNCACHED:
+            ditcache.apply(self.model, self.plans[variant])
+        return generate(self.subject, samples)
+
+    def _score(self, frames: Tensor, captions: list[str]) -> dict[str, Tensor]:
+        """Frames [N, F, 3, H, W]; a video's features and scores are means over its frames."""
+        count, length = frames.shape[:2]
+        flat = frames.flatten(0, 1)
+        repeated = [c for c in captions for _ in range(length)]
+        seen = {name: space(flat) for name, space in self.panel.spaces.items()}
+        found = {
+            f"features:{name}": rows.float().view(count, length, -1).mean(1)
+            for name, rows in seen.items()
+        }
+        if any(captions):
+            for scorer in self.panel.scorers:
+                values = scorer(flat, repeated, seen)
+                found[f"score:{scorer.name}"] = values.double().view(count, length).mean(1)
+        return found
+
+
+def pairs(frames: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    """PSNR (dB), SSIM and perceptual distance of each sample [N, F, ...] to the uncached one."""
+    found: dict[str, list[float]] = {"psnr": [], "ssim": [], DISTANCE: []}
+    for made, other in zip(frames, reference, strict=True):
+        found["psnr"].append(float(metrics.psnr(made, other).mean()))
+        found["ssim"].append(float(metrics.ssim(made, other).mean()))
+        maps = looks(made)[1], looks(other)[1]
+        found[DISTANCE].append(float(distances(*maps).mean()))
+    return {f"pair:{k}": torch.tensor(v, dtype=torch.float64) for k, v in found.items()}
+
+
+def compiled(subject: Subject, inner: str) -> Any:
+    """The subject's denoiser with ditcache as its backend."""
+    name, plain = next(iter(subject.denoisers.items()))
+    options: dict[str, Any] = {"inner": inner, "remember": False}
+    model = torch.compile(plain, backend="ditcache", options=options)
+    setattr(subject.pipeline, name, model)
+    return model
+
+
+@torch.no_grad()
+def generate(subject: Subject, samples: list[Sample]) -> Tensor:
+    """One batch: float32 frames [N, F, 3, H, W] in [0, 1] on the CPU."""
+    arguments = dict(subject.arguments)
+    for name in samples[0].arguments:
+        values = [s.arguments[name] for s in samples]
+        arguments[name] = torch.cat(values) if isinstance(values[0], Tensor) else values
+    made = subject.pipeline(
+        **arguments,
+        num_inference_steps=subject.steps,
+        generator=[torch.Generator().manual_seed(s.seed) for s in samples],
+        output_type="pt",
+    )
+    frames = made.images[:, None] if subject.kind == "text-to-image" else made.frames
+    return torch.as_tensor(frames).float().clamp(0, 1).cpu()
