@@ -39,7 +39,8 @@ class Settings:
 
     def save(self, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / SETTINGS).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        document = {"key": self.key()} | asdict(self)
+        (out / SETTINGS).write_text(json.dumps(document, indent=1) + "\n")
 
     @staticmethod
     def load(out: Path) -> Settings:
@@ -51,6 +52,11 @@ class Settings:
             timing_samples=data["timing_samples"],
             only_timing=data["only_timing"],
         )
+
+
+def saved_key(out: Path) -> str:
+    """Key under which the comparison was started: all its processes write under the same."""
+    return json.loads((out / SETTINGS).read_text())["key"]
 
 
 def _stamp(place: str) -> str:
