@@ -35,9 +35,10 @@ class DBCache(Peer):
                     "order": order,
                 }
                 found.append(Family(fixed, "residual_diff_threshold", span=(0.02, 4.0)))
-            masks = _masks(self.arena.setting.steps, budget)
             fixed = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, "order": order}
-            found += [Family(fixed | {"steps_computation_mask": mask}) for mask in masks]
+            for warm in (2, 4):
+                masks = _masks(self.arena.setting.steps, budget, warm)
+                found += [Family(fixed, "steps_computation_mask", masks)] * bool(masks)
         return found
 
     def enable(self, model: nn.Module, knobs: Knobs) -> None:
@@ -72,14 +73,17 @@ class DBCacheTaylorSeer(DBCache):
     STARTS = ((1, 3), (1, 8))
 
 
-def _masks(steps: int, budget: float) -> list[list[int]]:
-    """Static masks with about `steps / budget` computed steps: `warm` first, then evenly spread."""
-    computed = steps / budget
+def _masks(steps: int, budget: float, warm: int) -> list[list[int]]:
+    """Static masks of fewer and fewer computed steps: `warm` first, then evenly to the last.
+
+    A skipped step still computes Fn blocks, so that fewer than `steps / budget` are needed.
+    """
     found: list[list[int]] = []
-    for warm in (2, 4):
-        rest = int(computed) - warm
+    most = int(steps / budget)
+    for computed in range(most, most // 2, -1):
+        rest = computed - warm
         if rest < 2:
-            continue
+            break
         stops = {round(warm - 1 + (steps - warm) * (i + 1) / rest) for i in range(rest)}
         found.append([int(s < warm or s in stops) for s in range(steps)])
     return found

@@ -52,19 +52,16 @@ class TaylorSeer(DiffusersHook):
         found: list[Family] = []
         intervals = [n for n in range(2, 13) if self._warm_ups(n, steps / budget)]
         for rank, interval in enumerate(intervals[:2]):
-            warm = self._warm_ups(interval, steps / budget)[-1]
+            dense = {
+                "cache_interval": interval,
+                "disable_cache_before_step": self._warm_ups(interval, steps / budget)[-1],
+            }
             for lite in (True, False)[: 2 - rank]:
-                found += [
-                    Family(
-                        {
-                            "cache_interval": interval,
-                            "disable_cache_before_step": warm,
-                            "max_order": order,
-                            "lite": lite,
-                        }
-                    )
-                    for order in (1, 2)
-                ]
+                found += [Family(dense | {"max_order": order, "lite": lite}) for order in (1, 2)]
+            if ending := self._warm_ups(interval, steps / budget - 1):
+                dense["disable_cache_before_step"] = ending[-1]
+                dense |= {"disable_cache_after_step": steps - 1, "max_order": 1, "lite": False}
+                found.append(Family(dense))
         return found
 
     def _warm_ups(self, interval: int, computed: float) -> list[int]:
