@@ -49,7 +49,7 @@ def weight_fingerprint(parameters: Sequence[object]) -> str:
     digest = hashlib.sha256()
     picked: dict[torch.device, list[Tensor]] = {}
     for value in parameters:
-        for plain in _plain(value):
+        for plain in plain_tensors(value):
             digest.update(f"{tuple(plain.shape)} {plain.dtype}".encode())
             real = not hasattr(plain, "fake_mode") and plain.device.type != "meta"
             if real and plain.numel() and not plain.is_complex():
@@ -61,7 +61,7 @@ def weight_fingerprint(parameters: Sequence[object]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _plain(value: object) -> Iterator[Tensor]:
+def plain_tensors(value: object) -> Iterator[Tensor]:
     """A tensor, or the plain ones that a wrapper subclass keeps."""
     if not isinstance(value, Tensor):
         return
@@ -70,4 +70,4 @@ def _plain(value: object) -> Iterator[Tensor]:
         yield value
         return
     for name in inner()[0]:
-        yield from _plain(getattr(value, name))
+        yield from plain_tensors(getattr(value, name))

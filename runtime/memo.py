@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..passes.ir import tensor_bytes
+from ..passes.signature import plain_tensors
 from .seen import glimpse, version_of
 
 BY_VALUE_BYTES = 64 * 1024  # smaller CPU tensors are told apart by content, larger by identity
@@ -96,7 +97,7 @@ class PrologueMemo:
                     continue
                 entry.inputs.append(weakref.ref(value, drop))
                 if isinstance(value, torch.nn.Parameter):
-                    for part in _parts(value) or [value]:
+                    for part in plain_tensors(value):
                         known = self._weights.get(id(part))
                         if known is None or known[0]() is not part:
                             seen = glimpse(part).tobytes()
@@ -119,7 +120,7 @@ class PrologueMemo:
 
 def storages(values: Iterable[Any]) -> set[int]:
     """Where the tensors among `values` lie: equal addresses mean shared storage."""
-    return {v.untyped_storage().data_ptr() for v in values if isinstance(v, Tensor)}
+    return {t.untyped_storage().data_ptr() for v in values for t in plain_tensors(v)}
 
 
 def _unshared(values: Iterable[Tensor], inputs: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -135,8 +136,8 @@ def _key(inputs: Sequence[Any]) -> Hashable | None:
             parts.append((type(value), value))
             continue
         if type(value) not in (Tensor, torch.nn.Parameter):
-            inner = _parts(value)
-            part = _key(inner) if inner else None
+            inner = list(plain_tensors(value))
+            part = _key(inner) if inner and inner[0] is not value else None
             if part is None:
                 return None  # a subclass may keep its data anywhere
             parts.append((type(value), value.shape, value.dtype, part))
@@ -149,12 +150,6 @@ def _key(inputs: Sequence[Any]) -> Hashable | None:
         else:
             parts.append((*layout, value.data_ptr(), version_of(value), id(value)))
     return tuple(parts)
-
-
-def _parts(value: Tensor) -> list[Tensor]:
-    """The plain tensors that a wrapper such as a quantised weight is made of, if it tells."""
-    flatten = getattr(value, "__tensor_flatten__", None)
-    return [getattr(value, name) for name in flatten()[0]] if flatten is not None else []
 
 
 def _content(value: Tensor) -> bytes:
