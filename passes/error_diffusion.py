@@ -82,6 +82,8 @@ def diffuse(
     x: Array,
     c: Array,
     gram: Array,
+    *,
+    given: Array | None = None,
 ) -> Trace:
     """Walk the grid once for P (schedule, forecaster) pairs of one kind and history length.
 
@@ -90,6 +92,9 @@ def diffuse(
 
         a  = prior + (G_hh + ridge)^-1 (G_h: e - G_hh prior),  e = unit(t) + beta L / c_t
         L += c_t (unit(t) - a on h)
+
+    Rows of the first steps may be `given` [S, K]: they are taken as they are, whatever they did to
+    the sample is in L, and the others are solved from there.
 
     Only the inner products of L with the outputs in h are ever needed, so a step costs one
     matrix-vector product of [P, T] with [T].
@@ -122,7 +127,9 @@ def diffuse(
         row = np.where(valid, first.prior(h, count[skip], step, x), 0.0)
         inner = gram[h[:, :, None], h[:, None, :]]
         to_step = gram[h, step]
-        if fitted:
+        if given is not None and step < len(given):
+            row = np.where(valid, given[step], 0.0)
+        elif fitted:
             pull = to_step + (beta[skip] / divisor[step])[:, None] * held[skip]
             row = row + _correction(inner, pull, row, valid, ridge[skip])
         weights[skip, step] = row

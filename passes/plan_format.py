@@ -14,9 +14,13 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .atomic_file import write_atomically
+from .checks import Rows, from_low_rank
+
+if TYPE_CHECKING:
+    from .frontier import Frontier
 
 FORMAT = "ditcache.plan"
 VERSION = 2
@@ -102,6 +106,12 @@ class Plan:
     `solver` says where the sampler's weights came from: "grid", "measured" or "impulse:<class>".
     `shape` and `dtype` are those of the denoiser's output when it was recorded. `chosen` says how
     the plan was picked where its error was measured (`ditcache.tune`) instead of predicted.
+
+    What it was solved from travels with it in short: `sampler` [T], the sampler's weights, `basis`
+    [T, R], whose B B' is the Gram matrix of the outputs, and `checks` [n, 1 + K], for each computed
+    step of the first region the rms residual of its forecast and that forecast's weights
+    (`passes.checks`). Any of them may be missing; the guard and `frontier` then have nothing to
+    go by.
     """
 
     signature: str
@@ -115,6 +125,9 @@ class Plan:
     dtype: str | None = None
     chosen: str | None = None
     rule: DecisionRule | None = None
+    sampler: tuple[float, ...] | None = None
+    basis: Rows | None = None
+    checks: Rows | None = None
 
     @property
     def computed_steps(self) -> int:
@@ -158,7 +171,19 @@ class Plan:
             _check_region(region, steps)
         if self.rule is not None:
             _check_rule(self.rule, self.regions)
+        _check_evidence(self)
         return self
+
+    def frontier(self, policy: str = "edf") -> Frontier:
+        """What other budgets would cost on the same grid: predicted error of each.
+
+        Raises `PlanError` if the plan does not say what it was solved from.
+        """
+        from .frontier import frontier_of
+
+        if self.basis is None or self.sampler is None:
+            raise PlanError("this plan was not solved from a profile, so nothing can be predicted")
+        return frontier_of(from_low_rank(self.basis), self.timesteps, self.sampler, policy)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Validate and write to `path` as JSON, replacing it as a whole."""
@@ -232,6 +257,9 @@ class Plan:
             dtype=_optional(top, "dtype", _string),
             chosen=_optional(top, "chosen", _string),
             rule=_optional(top, "rule", _rule),
+            sampler=_optional(top, "sampler", lambda v: _tuple(v, _number)),
+            basis=_optional(top, "basis", _rows),
+            checks=_optional(top, "checks", _rows),
         ).validate()
 
 
@@ -287,6 +315,24 @@ def _check_region(region: RegionSchedule, steps: int) -> None:
             )
 
 
+def _check_evidence(plan: Plan) -> None:
+    steps, computed, history = len(plan.timesteps), plan.computed_steps, plan.regions[0].history
+    shapes = (
+        ("sampler", plan.sampler and (plan.sampler,), 1, steps),
+        ("basis", plan.basis, steps, None),
+        ("checks", plan.checks, computed, history + 1),
+    )
+    for name, rows, height, width in shapes:
+        if rows is None:
+            continue
+        wide = len(rows[0]) if width is None and rows else width
+        _require(
+            len(rows) == height
+            and all(len(row) == wide and all(map(math.isfinite, row)) for row in rows),
+            f"{name} must be {height} rows of {wide} finite numbers; make the plan again",
+        )
+
+
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise PlanError(message)
@@ -309,6 +355,10 @@ def _tuple(value: Any, read: Callable[[Any], T]) -> tuple[T, ...]:
     if not isinstance(value, list):
         raise TypeError(f"expected a list, got {type(value).__name__}")
     return tuple(read(item) for item in cast(list[Any], value))
+
+
+def _rows(value: Any) -> Rows:
+    return _tuple(value, lambda row: _tuple(row, _number))
 
 
 def _integer(value: Any) -> int:

@@ -9,35 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from .checks import checks_for, low_rank
 from .error_diffusion import Array
+from .frontier import Frontier, frontier_of
 from .plan_format import Plan, PlanError, RegionSchedule, is_monotone
 from .portfolio import FEWEST, POLICIES, guided_gram, solve, steps_for
 from .solver_weights import from_grid, impulse_response
 
 if TYPE_CHECKING:
-    from .profile import Profile, RegionProfile
+    from .profile import Profile
 
 DENOISER = "denoiser"
 """Name of the region that is the whole model; where it was recorded, plans are made for it."""
 
 GRID_TOLERANCE = 1e-6
 """Relative to the range of the grid: timesteps closer than this are the same."""
-
-
-@dataclass(frozen=True)
-class FrontierRow:
-    """What one budget buys."""
-
-    computed_steps: int
-    macs_reduction: float
-    expected_error: float
-    schedule: str
-    forecaster: str
 
 
 @dataclass(frozen=True)
@@ -137,6 +128,7 @@ def make_plan(
         schedules.append(_widen(schedule, target))
         errors.append(error)
     first = (chosen or list(profile.regions))[0]
+    evidence = evidence_of(profile, target, c, scale, schedules)
     return Plan(
         signature=profile.signature,
         timesteps=tuple(target.timesteps.tolist()),
@@ -147,6 +139,7 @@ def make_plan(
         guidance=scale,
         shape=first.shape,
         dtype=first.dtype,
+        **evidence,
     ).validate()
 
 
@@ -167,18 +160,38 @@ def _of_zoo(
     return made.plan(policies.subject(profile, **grid))
 
 
-def make_frontier(profile: Profile, policy: str, region: RegionProfile) -> tuple[FrontierRow, ...]:
+class Evidence(TypedDict, total=False):
+    """The fields of a plan that say what it was solved from."""
+
+    sampler: tuple[float, ...]
+    basis: tuple[tuple[float, ...], ...]
+    checks: tuple[tuple[float, ...], ...]
+
+
+def evidence_of(
+    profile: Profile,
+    target: Target,
+    c: Array,
+    guidance: float | None,
+    schedules: Sequence[RegionSchedule],
+) -> Evidence:
+    """What travels with a plan; nothing where steps lie outside the profile or regions are many."""
+    region = profile.region(schedules[0].region)
+    if target.before + target.after or len(schedules) != 1 or region is None:
+        return {}
+    alone = target.gram(np.einsum("bbst->st", region.gram) / len(profile.branches))
+    guided = target.gram(guided_gram(region.gram, guidance, conditional(profile.branches)))
+    return {
+        "sampler": tuple(float(f"{v:.9g}") for v in c),
+        "basis": low_rank(guided),
+        "checks": checks_for((alone + alone.T) / 2, schedules[0].computed, schedules[0].history),
+    }
+
+
+def make_frontier(profile: Profile, policy: str) -> Frontier:
     """See `Profile.frontier`."""
-    target = onto(profile, None)
-    c, _ = solver_weights(profile, target, None)
-    gram = guided_gram(region.gram, profile.guidance, conditional(profile.branches))
-    steps, rows = len(profile.timesteps), list[FrontierRow]()
-    for n in range(FEWEST, steps + 1):
-        found, error = solve(
-            gram, profile.timesteps, c, computed_steps=n, policy=policy, search=False
-        )
-        rows.append(FrontierRow(n, steps / n, error, found.schedule, found.forecaster))
-    return tuple(rows)
+    given = problem(profile)
+    return frontier_of(given.gram, profile.timesteps, given.c, policy)
 
 
 def conditional(branches: Sequence[str]) -> int:

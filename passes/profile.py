@@ -21,9 +21,10 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from .atomic_file import write_atomically
+from .frontier import Frontier
 from .outline import Outline
 from .plan_format import Plan, is_monotone
-from .plan_from_profile import DENOISER, FrontierRow, make_frontier, make_plan
+from .plan_from_profile import make_frontier, make_plan
 from .refit import Reference
 
 FORMAT = "ditcache.profile"
@@ -120,12 +121,13 @@ class Profile:
             options=options,
         )
 
-    def frontier(self, policy: str = "edf") -> tuple[FrontierRow, ...]:
-        """List what every number of computed steps costs in expected error, fewest first.
+    def frontier(self, policy: str = "edf") -> Frontier:
+        """What every number of computed steps costs in expected error, fewest first.
 
-        A survey: `plan` searches longer and does somewhat better at each of them.
+        `print` it for a table, `.plot(path)` for a picture. A survey: `plan` searches longer and
+        does somewhat better at each budget.
         """
-        return make_frontier(self, policy, self.region(DENOISER) or self.regions[0])
+        return make_frontier(self, policy)
 
     def region(self, name: str) -> RegionProfile | None:
         """Return the region of that name, or None."""

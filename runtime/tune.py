@@ -13,7 +13,7 @@ import torch
 from ..passes.candidates import Contender, contenders
 from ..passes.forecasters import Lagrange
 from ..passes.plan_format import Plan, PlanError
-from ..passes.plan_from_profile import DENOISER, Problem, problem
+from ..passes.plan_from_profile import DENOISER, Problem, evidence_of, problem
 from ..passes.portfolio import steps_for
 from ..passes.profile import Profile
 from ..passes.refit import Courses, merit, refit
@@ -138,6 +138,7 @@ class Tuner:
             guidance=profile.guidance,
             shape=main.shape,
             dtype=main.dtype,
+            **evidence_of(profile, given.target, given.c, profile.guidance, [contender.schedule]),
         ).validate()
 
 
