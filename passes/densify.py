@@ -8,9 +8,11 @@ from itertools import pairwise
 import numpy as np
 
 from .checks import from_low_rank
-from .error_diffusion import diffuse
+from .error_diffusion import diffuse, error_weights, score
 from .forecasters import EDF
 from .plan_format import Plan
+
+BETAS = (0.15, 0.3, 0.45, 0.6, 0.8, 1.0)
 
 
 def densify(plan: Plan, after: int) -> Plan | None:
@@ -18,7 +20,9 @@ def densify(plan: Plan, after: int) -> Plan | None:
 
     Up to that step nothing changes. The rows that follow are solved anew by error diffusion on the
     Gram matrix that the plan carries, starting from the error that the plan's own rows have
-    accumulated. None if the plan carries no such matrix, is for several regions, or leaves no gap.
+    accumulated. None if the plan carries no such matrix, is for several regions, leaves no gap, or
+    if by that matrix it would not help: late in its course a plan counts on rows still to come, and
+    more steps do not make up for them.
     """
     if plan.basis is None or plan.sampler is None or len(plan.regions) != 1:
         return None
@@ -28,17 +32,24 @@ def densify(plan: Plan, after: int) -> Plan | None:
     if not middles:
         return None
     computed = tuple(sorted({*region.computed, *middles}))
-    mask = np.zeros((1, steps), np.bool_)
-    mask[0, list(computed)] = True
+    mask = np.zeros((len(BETAS), steps), np.bool_)
+    mask[:, list(computed)] = True
+    gram, c = from_low_rank(plan.basis), np.asarray(plan.sampler)
     trace = diffuse(
         mask,
-        [EDF(region.history)],
+        [EDF(region.history, beta) for beta in BETAS],
         np.asarray(plan.timesteps),
-        np.asarray(plan.sampler),
-        from_low_rank(plan.basis),
+        c,
+        gram,
         given=np.asarray(region.weights)[:after],
     )
-    rows = tuple(tuple(float(w) for w in row) for row in trace.weights[0])
+    # What an error in mid-course wants undone, and how fast, depends on how much course is left.
+    errors = np.atleast_1d(score(trace.error, gram, c))
+    best = int(np.argmin(errors))
+    own = score(error_weights(region.computed, np.asarray(region.weights), c), gram, c)
+    if errors[best] >= own:
+        return None
+    rows = tuple(tuple(float(w) for w in row) for row in trace.weights[best])
     denser = replace(
         region, computed=computed, weights=rows, schedule=f"{region.schedule}, dense after {after}"
     )

@@ -316,21 +316,20 @@ def _check_region(region: RegionSchedule, steps: int) -> None:
 
 
 def _check_evidence(plan: Plan) -> None:
-    steps, computed, history = len(plan.timesteps), plan.computed_steps, plan.regions[0].history
-    shapes = (
-        ("sampler", plan.sampler and (plan.sampler,), 1, steps),
-        ("basis", plan.basis, steps, None),
-        ("checks", plan.checks, computed, history + 1),
+    steps, first = len(plan.timesteps), plan.regions[0]
+    sampler = None if plan.sampler is None else (plan.sampler,)
+    rank = len(plan.basis[0]) if plan.basis else 0
+    tables: tuple[tuple[str, Rows | None, int, int], ...] = (
+        ("sampler", sampler, 1, steps),
+        ("basis", plan.basis, steps, rank),
+        ("checks", plan.checks, len(first.computed), first.history + 1),
     )
-    for name, rows, height, width in shapes:
-        if rows is None:
-            continue
-        wide = len(rows[0]) if width is None and rows else width
-        _require(
+    for name, rows, height, width in tables:
+        sound = rows is None or (
             len(rows) == height
-            and all(len(row) == wide and all(map(math.isfinite, row)) for row in rows),
-            f"{name} must be {height} rows of {wide} finite numbers; make the plan again",
+            and all(len(row) == width and all(map(math.isfinite, row)) for row in rows)
         )
+        _require(sound, f"{name} must be {height} x {width} finite numbers; make the plan again")
 
 
 def _require(holds: bool, message: str) -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 DENOISER = "denoiser"
 """Name of the region that is the whole model; where it was recorded, plans are made for it."""
 
+MOST_GUIDANCE = 2.0
+"""Times the calibrated guidance up to which a profile still serves."""
+
 GRID_TOLERANCE = 1e-6
 """Relative to the range of the grid: timesteps closer than this are the same."""
 
@@ -111,12 +114,13 @@ def make_plan(
             )
         computed_steps, speedup = n, None
     scale = profile.guidance if guidance is None else guidance
+    solved = solved_scale(profile.guidance, scale)
     chosen = [region for region in profile.regions if region.region == DENOISER]
     schedules: list[RegionSchedule] = []
     errors: list[float] = []
     for region in chosen or profile.regions:
         schedule, error = solve(
-            target.gram(guided_gram(region.gram, scale, conditional(profile.branches))),
+            target.gram(guided_gram(region.gram, solved, conditional(profile.branches))),
             target.timesteps[target.covered].tolist(),
             c[target.covered],
             computed_steps=computed_steps,
@@ -128,7 +132,7 @@ def make_plan(
         schedules.append(_widen(schedule, target))
         errors.append(error)
     first = (chosen or list(profile.regions))[0]
-    evidence = evidence_of(profile, target, c, scale, schedules)
+    evidence = evidence_of(profile, target, c, solved, schedules)
     return Plan(
         signature=profile.signature,
         timesteps=tuple(target.timesteps.tolist()),
@@ -192,6 +196,23 @@ def make_frontier(profile: Profile, policy: str) -> Frontier:
     """See `Profile.frontier`."""
     given = problem(profile)
     return frontier_of(given.gram, profile.timesteps, given.c, policy)
+
+
+def solved_scale(calibrated: float | None, wanted: float | None) -> float | None:
+    """The guidance scale whose Gram matrix a plan for `wanted` is solved on.
+
+    Up to the calibrated one the wanted scale itself: the algebra is exact for the outputs of the
+    recorded courses. Above it the calibrated one: the courses of a stronger guidance are others,
+    and the algebra would only add noise. Raises `PlanError` beyond `MOST_GUIDANCE` times it.
+    """
+    if calibrated is None or wanted is None or wanted <= calibrated:
+        return wanted
+    if wanted > MOST_GUIDANCE * calibrated:
+        raise PlanError(
+            f"guidance {wanted:g} is more than {MOST_GUIDANCE:g} times the {calibrated:g} that was "
+            "calibrated; calibrate again at the guidance that will be used"
+        )
+    return calibrated
 
 
 def conditional(branches: Sequence[str]) -> int:

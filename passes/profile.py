@@ -104,7 +104,7 @@ class Profile:
         `portfolio.POLICIES`, or one of the zoo (`passes.policies`), which takes `options` of its
         own in place of a budget: `policy="taylorseer", order=2, interval=4`. `timesteps` plans for
         another grid of the same kind; `scheduler` (any deterministic diffusers-like one) and
-        `guidance` override what was measured.
+        `guidance` (at most twice the calibrated one) override what was measured.
 
         The plan is for the region "denoiser" if that was recorded, else for every region. Raises
         `PlanError` if the budget or the grid is out of reach.

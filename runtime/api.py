@@ -29,26 +29,30 @@ def calibrate(
     regions: Iterable[str] = ("denoiser",),
     guidance: float | None = None,
     exact: bool = False,
+    width: int = SKETCH_WIDTH,
 ) -> Profile:
     """Record `samples` uncached generations and give their profile.
 
     `generate(i)` runs the caller's own loop or pipeline once, with a prompt and seed of its own
     choosing for sample i. `regions` are what to record: "denoiser" is what a plan needs; "block"
     and "branch" (all of that kind) are for the stability map; a policy of the zoo may need
-    selectors, such as "blocks[:] delta". `guidance` overrides the scale measured
-    from the recorded latents. `exact` keeps whole outputs instead of sketches (memory: all
-    outputs of a generation in fp32). The model's plans are left as they were.
+    selectors, such as "blocks[:] delta". `guidance` overrides the scale measured from the recorded
+    latents. `width` is how many numbers are kept of each sample's output at a step; `exact` keeps
+    whole outputs instead (memory: all outputs of a generation in fp32). The model's plans are left
+    as they were.
 
     Raises ProfileError if generate never called the compiled model, if generations differ in
     grid or shape, or if an output is not finite; ValueError for samples < 1.
     """
     if samples < 1:
         raise ValueError(f"calibrate needs samples >= 1, got {samples}")
+    if width < 1:
+        raise ValueError(f"calibrate needs width >= 1, got {width}")
     pipelines.install()
     session = session_of(model, create=True)
     assert session is not None
     kinds = tuple(dict.fromkeys(("denoiser", *regions)))
-    with collecting(session, width=0 if exact else SKETCH_WIDTH, kinds=kinds) as recordings:
+    with collecting(session, width=0 if exact else width, kinds=kinds) as recordings:
         for i in range(samples):
             run_one(session, generate, i)
     profile = make_profile(

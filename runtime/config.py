@@ -13,6 +13,8 @@ from ..passes.policies import ZOO, make
 from ..passes.portfolio import POLICIES
 
 EXACT_POLICIES = ("exact", "none")
+ACTIONS = ("off", "warn", "densify", "recalibrate")
+"""What the guard may do."""
 # Keys that torch.compile itself reads; it may pass them on to a backend.
 IGNORED = frozenset({"guard_filter_fn"})
 
@@ -37,7 +39,9 @@ class Config:
     `inputs`: roles of inputs by name ({"x": "latents", "y": "condition"}) where names and shapes
     mislead. `guidance`: the guidance scale, if the recorded calls cannot tell. `hoist_budget` and
     `slot_budget`: bytes for hoisted values and for slots (None: no bound). `shortcut`: answer
-    skipped steps without Dynamo's guards (`runtime/shortcut.py`).
+    skipped steps without Dynamo's guards (`runtime/shortcut.py`). `guard`: what to do where the
+    model changes much faster than in calibration: "off", "warn", "densify" (compute more of this
+    generation) or "recalibrate" (record the next generations and plan anew).
     """
 
     speedup: float | None = None
@@ -55,6 +59,7 @@ class Config:
     hoist_budget: int = 256 * 2**20
     slot_budget: int | None = None
     shortcut: bool = True
+    guard: str = "warn"
 
     @property
     def budget(self) -> dict[str, float | int]:
@@ -137,6 +142,9 @@ def parse(options: Mapping[str, Any] | None) -> Config:
             f"option {budgets[0]!r} asks for skipped steps, but policy {policy!r} skips none; "
             "drop one of the two"
         )
+    guard = given.get("guard", "warn")
+    if guard not in ACTIONS:
+        raise OptionError(f"option 'guard' is {guard!r}; expected one of {', '.join(ACTIONS)}")
     plan = given.get("plan")
     if isinstance(plan, (str, Path)):
         given["plan"] = Plan.load(plan)

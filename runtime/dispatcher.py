@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from ..passes.plan_format import Plan
 from .clock import Moment
 from .guidance_watch import GuidanceWatch
@@ -52,6 +54,9 @@ class GenerationState:
     short: bool = False  # whether the generation before had one step only
     guidance: GuidanceWatch = field(default_factory=GuidanceWatch)
     full: str | None = None  # why the rest of the generation is computed in full
+    measured: bool = False  # runs in full on purpose, to be recorded
+    alarmed: bool = False  # by the guard
+    strains: list[Tensor] = field(default_factory=list[Tensor])  # on a device, not read yet
 
 
 @dataclass(frozen=True)

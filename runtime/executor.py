@@ -229,6 +229,7 @@ class StepExecutor:
                 if state.recording is not None:
                     state.recording.add(moment, latents, found)
         if values:
+            self.session.guard.look(state, decision, slots, values, program.region_of)
             self._keep(moment, state, slots, decision, values)
         return outputs
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
-import time
-from collections import OrderedDict, defaultdict
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..passes.outline import Outline
 from ..passes.plan_format import Plan, PlanError
-from ..passes.profile import ProfileError
 from ..passes.selectors import outline
 from . import scope
 from .clock import (
@@ -28,10 +27,11 @@ from .clock import (
 )
 from .config import Config
 from .dispatcher import GenerationState
-from .guidance_watch import octave, suits
-from .profiling import NOT_ADDED_UP, make_profile
+from .guard import Guard
+from .guidance_watch import suits
 from .recorder import SKETCH_WIDTH, Recording
 from .registry import registry
+from .self_profiling import SelfProfiler, is_whole
 from .slots import SlotSet
 from .stats import Stats, Summary
 from .store import PlanStore
@@ -39,8 +39,6 @@ from .weights import OTHER_WEIGHTS
 
 if TYPE_CHECKING:
     from .executor import StepExecutor
-
-GroupKey = tuple[Any, ...]
 
 
 class Session:
@@ -66,10 +64,10 @@ class Session:
         self.macs = 0
         self.executors: list[StepExecutor] = []
         self.hoisted_bytes: list[Callable[[], int]] = []
-        self._store: PlanStore | None = None
+        self.guard = Guard(config.guard, self.stats)
+        self._profiler = SelfProfiler(config, self.stats)
         self._lock = threading.RLock()
         self._states: OrderedDict[Hashable, GenerationState] = OrderedDict()
-        self._recordings: defaultdict[GroupKey, list[Recording]] = defaultdict(list)
         self._weights = ""  # the mark of those in use
         self._plans_of: dict[str, list[Plan]] = {}  # of weights in use before, by their mark
         if config.plan is not None:
@@ -85,9 +83,12 @@ class Session:
             return
         self.signature, self._weights = signature, weights
         self.plans = [p for p in self.plans if self._is_ours(p)]
+        self._profiler.signature, self._profiler.macs = signature, self.macs
+        self._profiler.outline = lambda: self.outline
         if self.config.profiles_itself and self.config.remember and not self.plans:
-            self._store = PlanStore(self.config, signature, weights)
-            self.plans = [p for p in self._store.load() if p.signature == signature]
+            self._profiler.store = PlanStore(self.config, signature, weights)
+            self.plans = self._profiler.load(weights)
+            _at_exit.add(self)
 
     @property
     def watches_weights(self) -> bool:
@@ -106,13 +107,13 @@ class Session:
             if (state := self._states.get(track)) is not None:
                 self._finish(state)  # what it recorded is of the weights before
             before, self._weights = self._weights, mark
-            if self._store is not None:
-                self._store = PlanStore(self.config, self.signature, mark)
+            if self._profiler.store is not None:
+                self._profiler.store = PlanStore(self.config, self.signature, mark)
             if self.config.max_error is not None and self.config.profiles_itself:
                 self._plans_of[before] = self.plans
                 self.plans = self._plans_of.pop(mark, [])
-                if not self.plans and self._store is not None:
-                    self.plans = [p for p in self._store.load() if p.signature == self.signature]
+                if not self.plans:
+                    self.plans = self._profiler.load(mark)
             elif self.plans:
                 self.stats.say("weights", f"the plan is kept, {OTHER_WEIGHTS}")
 
@@ -134,6 +135,7 @@ class Session:
                 "make one from a profile of this model (ditcache.calibrate)"
             )
         self.plans = [plan]
+        self.guard.wanted = None
         self.enabled = True
         self.clock.restart()
 
@@ -164,7 +166,7 @@ class Session:
     def plans_for(self, state: GenerationState) -> list[Plan]:
         """The plans that suit what is known of a generation's guidance, the nearest scale first."""
         scale = state.guidance.scale
-        plans = self.active_plans
+        plans = [] if state.measured else self.active_plans
         if scale is None or not plans:
             return plans
         fit = [plan for plan in plans if suits(plan, scale)]
@@ -228,8 +230,9 @@ class Session:
             self.stats.say(state.full, f"computing in full: {TAKING_TURNS}")
         elif moment.step > 0:
             state.full = "joined in mid-generation"  # its beginning was given up for other tracks
-        elif self.collected is not None or self.self_profiling:
+        elif self.collected is not None or self.self_profiling or self.guard.wanted is not None:
             state.recording = Recording(self.sketch_width)
+            state.measured = self.collected is None and self._measures()
         self._states[moment.track] = state
         self.stats.generations += 1
         if isinstance(moment.track, scope.GenerationScope):
@@ -250,45 +253,34 @@ class Session:
             self.end(track)
 
     def _finish(self, state: GenerationState) -> None:
+        self.guard.close(state)
+        self._profiler.planned += state.plan is not None
         recording, state.recording = state.recording, None
         if recording is None or not recording.seen:
             return
         self.stats.recorded += 1
         if self.collected is not None:
             self.collected.append(recording)
-        elif self.self_profiling and recording.broken is None:
-            shapes = tuple(sorted(recording.shape.items()))
-            scale = octave(state.guidance.scale)
-            key = (self._weights, scale, recording.grid, tuple(recording.branches), shapes)
-            group = self._recordings[key]
-            group.append(recording)
-            if len(group) == self.config.recordings:
-                self._plan(group)
-
-    def _plan(self, group: list[Recording]) -> None:
-        """Solve a plan from a group of recordings, once; a failure is said and not retried."""
-        started = time.perf_counter()
-        try:
-            profile = make_profile(
-                group, self.signature or "", guidance=self.config.guidance, macs=self.macs
-            )
-            unpredictable = profile.solver is None
-            if unpredictable and self.config.max_error is not None:
-                raise PlanError(f"max_error cannot be kept: {NOT_ADDED_UP}")
-            plan = replace(profile, outline=self.outline).plan(**self.config.request)
-            if unpredictable:
-                self.stats.say("solver", f"the plan's error is not predicted: {NOT_ADDED_UP}")
-                plan = replace(plan, expected_error=None)
-        except (ProfileError, PlanError) as refused:
-            self.stats.fall_back("no plan could be made", f"{refused}")
+        elif recording.broken is not None:
             return
-        finally:
-            self.stats.plan_seconds += time.perf_counter() - started
-        for recording in group:  # the sketches have done their work
-            recording.seen.clear()
-        self.plans.append(plan)
-        if self._store is not None:
-            self._store.save(plan)
+        elif (again := self.guard.wanted) is not None:
+            if self._profiler.take(recording, self.plans, self._weights, again):
+                self.guard.made_anew()
+        elif self.self_profiling:
+            self._profiler.take(recording, self.plans, self._weights)
+
+    def _measures(self) -> bool:
+        """Whether the generation that begins runs in full, although there may be a plan."""
+        if self.guard.wanted is not None:
+            return True
+        return self.self_profiling and bool(self.plans) and self._profiler.due()
+
+    def leave(self) -> None:
+        """The process ends: a last generation that ran to its end counts too."""
+        for state in list(self._states.values()):
+            if state.recording is not None and is_whole(state.seen):
+                self._finish(state)
+        self._states.clear()
 
     # Reports ----------------------------------------------------------------------------------
 
@@ -328,6 +320,7 @@ class Session:
             uncached=tuple(self.uncached),
             lower_seconds=stats.lower_seconds,
             plan_seconds=stats.plan_seconds,
+            guard=stats.guard_text(self.guard.action),
             shortcuts=stats.shortcuts,
         )
 
@@ -366,3 +359,12 @@ def session_of(model: torch.nn.Module, *, create: bool = False) -> Session | Non
         found = Session(Config())
         registry.register(tensors, found)
     return found
+
+
+_at_exit: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+@atexit.register
+def _leave() -> None:
+    for session in list(_at_exit):
+        session.leave()

@@ -29,6 +29,10 @@ class Stats:
     fallbacks: Counter[str] = field(default_factory=Counter[str])
     lower_seconds: float = 0.0
     plan_seconds: float = 0.0
+    checks: int = 0
+    alarms: int = 0
+    densified: int = 0
+    worst_strain: float = 0.0
     said: set[str] = field(default_factory=set[str])
 
     def fall_back(self, reason: str, detail: str = "") -> None:
@@ -41,6 +45,16 @@ class Stats:
         if key not in self.said:
             self.said.add(key)
             log.warning("%s", message)
+
+    def guard_text(self, action: str) -> str:
+        """The guard's figures in words."""
+        if not self.checks:
+            return action
+        done = f", {self.densified} densified" if self.densified else ""
+        return (
+            f"{action}: {self.alarms} alarms{done} in {self.checks} checks, "
+            f"at most {self.worst_strain:.2g} times the calibrated change"
+        )
 
     def reset(self) -> None:
         """Zero the counters; what was said stays said."""
@@ -56,7 +70,8 @@ class Summary:
     `computed` and `forecast` count model calls (steps times guidance branches), `shortcuts` the
     forecast ones that went past Dynamo's guards; `macs` what ran, `macs_uncached` what the same
     calls would have cost; `reduction` is their ratio. `slot_bytes` and `hoisted_bytes` are held
-    now. `fallbacks` maps each reason to its number of calls.
+    now. `fallbacks` maps each reason to its number of calls. `guard` says in words how
+    many computed steps were checked and how many generations were alarming.
     """
 
     policy: str
@@ -78,6 +93,7 @@ class Summary:
     lower_seconds: float
     plan_seconds: float
     shortcuts: int = 0
+    guard: str = "off"
 
     @property
     def reduction(self) -> float:
@@ -109,6 +125,7 @@ class Summary:
             ("slots", _bytes(self.slot_bytes)),
             ("hoisted", _bytes(self.hoisted_bytes) + self._hoist_text()),
             ("compile / plan", f"{self.lower_seconds:.1f} s / {self.plan_seconds * 1e3:.0f} ms"),
+            ("guard", self.guard),
             ("graphs", str(self.graphs)),
         ]
         rows += [("fallback", f"{reason}: {n} calls") for reason, n in self.fallbacks.items()]

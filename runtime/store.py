@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from platformdirs import user_cache_dir
 
 from ..passes.plan_format import Plan, PlanError
+from ..passes.profile import Profile, ProfileError
 from .config import Config
 from .stats import log
 
@@ -40,6 +42,34 @@ class PlanStore:
             except (PlanError, OSError) as broken:
                 log.warning("ignoring the remembered plan %s: %s", path, broken)
         return plans
+
+    def load_profiles(self) -> list[Profile]:
+        """What earlier processes recorded, readable or not at all."""
+        found: list[Profile] = []
+        for path in sorted(self.folder.glob("*.profile.safetensors")):
+            try:
+                found.append(Profile.load(path))
+            except (ProfileError, OSError) as broken:
+                log.warning("ignoring the remembered recording %s: %s", path, broken)
+        return found
+
+    def save_profile(self, profile: Profile) -> None:
+        """Keep what was recorded so far, for a process that makes too few generations itself."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            profile.save(self._path_of(profile))
+        except OSError as broken:
+            log.warning("cannot remember the recording in %s: %s", self.folder, broken)
+
+    def drop_profile(self, profile: Profile) -> None:
+        """Forget a recording that has become a plan."""
+        with contextlib.suppress(OSError):
+            self._path_of(profile).unlink(missing_ok=True)
+
+    def _path_of(self, profile: Profile) -> Path:
+        what = [profile.timesteps, profile.branches, [r.shape for r in profile.regions]]
+        name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+        return self.folder / f"{name}.profile.safetensors"
 
     def save(self, plan: Plan) -> None:
         """Keep a plan; a folder that cannot be written costs a warning, not the generation."""

@@ -247,3 +247,44 @@ def test_generations_of_too_few_steps_are_left_alone(caplog):
         assert count == 2
         same(out, generate(model, seed, timesteps=grid(2)))
     assert caplog.text.count("no plan could be made") == 1
+
+
+def test_processes_of_one_generation_add_up(tmp_path):
+    """Each records one; the third finds a plan."""
+    from ditcache.runtime import session
+
+    model = Denoiser()
+    for run in range(3):
+        made = next_process(model)
+        count, _ = bodies(made, run)
+        assert count == (12 if run < 2 else 6)
+        session._leave()  # as at the interpreter's exit
+        parts = list((tmp_path / "ditcache").rglob("*.profile.safetensors"))
+        assert len(parts) == (1 if run == 0 else 0)
+
+
+def test_a_generation_cut_short_is_not_remembered(tmp_path):
+    from ditcache.runtime import session
+
+    made = next_process(Denoiser())
+    generate(made, timesteps=grid()[:7])
+    session._leave()
+    assert not list((tmp_path / "ditcache").rglob("*.profile.safetensors"))
+
+
+def test_the_plan_is_refined_from_a_few_more_generations_and_then_stands_still(monkeypatch):
+    from ditcache.runtime import self_profiling
+    from ditcache.runtime.session import session_of
+
+    monkeypatch.setattr(self_profiling, "REFINE_AT", (2, 4))
+    made = compiled(Denoiser())
+    counts, plans = [], []
+    for seed in range(12):
+        counts.append(bodies(made, seed)[0])
+        plans.append(session_of(made).plans[-1] if session_of(made).plans else None)
+    full = [i for i, n in enumerate(counts) if n == 12]
+    assert len(full) == 4
+    assert full[:2] == [0, 1]
+    assert len(session_of(made).plans) == 1
+    assert len({id(p) for p in plans[2:]}) == 3
+    assert len({id(p) for p in plans[full[-1] + 2 :]}) == 1
