@@ -146,11 +146,13 @@ class Plan:
     def form(self) -> tuple[object, ...]:
         """All of a plan that shapes its compiled code: two that differ in weights alone share it.
 
-        Regions with their history, and which of them are forecast together at some step.
+        Regions with their history, what is kept of them, which are forecast together at some step,
+        and the rule that decides.
         """
         hits = [set(region.computed) for region in self.regions]
         modes = {tuple(t in h for h in hits) for t in range(len(self.timesteps))}
-        return tuple((r.region, r.history) for r in self.regions), frozenset(modes)
+        regions = tuple((r.region, r.history, r.what) for r in self.regions)
+        return regions, frozenset(modes), self.rule
 
     def validate(self) -> Plan:
         """Check every rule that a runtime relies on and return the plan itself.
