@@ -93,7 +93,8 @@ def test_densify_undoes_what_a_harder_sample_has_suffered(synthetic):
     denser = densify(plan, plan.regions[0].computed[2])
     assert denser is not None
     assert plan.computed_steps < denser.computed_steps < 2 * plan.computed_steps
-    assert densify(plan, plan.regions[0].computed[-1]) is None
+    late = [densify(plan, step) for step in plan.regions[0].computed[3:]]
+    assert None in late, "late in its course a plan is not always helped"
     fast = synthetic.gram(synthetic.outputs(tuple((2 * grid).tolist()), 4, seed=5))
 
     def error(made):
