@@ -25,6 +25,7 @@ def plan_view(plan: Plan, *, weights: bool = True) -> Iterator[Any]:
             "plan": f"{plan.computed_steps} of {steps} steps ({plan.macs_reduction:.2f}x fewer)",
             "policy": plan.policy,
             "expected error": "unknown" if plan.expected_error is None else _g(plan.expected_error),
+            "chosen": plan.chosen or "by prediction, no plan was run",
             "guidance": "unknown" if plan.guidance is None else _g(plan.guidance),
             "solver weights": plan.solver,
             "timesteps": f"{_g(plan.timesteps[0])} … {_g(plan.timesteps[-1])}",
