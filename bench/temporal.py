@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
+import numpy as np
 from torch import Tensor
 
-from .features import SPACE, features
+from .features import SPACE, looks
 from .metrics import Array, ssim
 
+PERCEPTUAL = f"{SPACE}-distance"
 DISTANCE = f"{SPACE}-temporal-distance"
 
 
@@ -19,8 +20,8 @@ class Temporal:
 
     Attributes:
         ssim: structural similarity of neighbours; 1 means that nothing changes.
-        distance: 1 - cosine of neighbours' EfficientNet-Lite0 features ("EffLite0-temporal-
-            distance"; not LPIPS); 0 means that nothing changes.
+        distance: EffLite0-distance of neighbours (see README.md; not LPIPS); 0 means that nothing
+            changes.
         motion: mean absolute difference of neighbours' pixels; smooth can mean frozen.
 
     """
@@ -32,15 +33,24 @@ class Temporal:
 
 def temporal(clips: Tensor) -> Temporal:
     """Measure clips [N, T, 3, H, W] in [0, 1]; T is at least two."""
-    count, frames = clips.shape[:2]
+    frames = clips.shape[1]
     if frames < 2:
         raise ValueError(f"temporal metrics need at least two frames a clip, got {frames}")
     before, after = clips[:, :-1].flatten(0, 1), clips[:, 1:].flatten(0, 1)
-    embedded = features(clips.flatten(0, 1)).unflatten(0, (count, frames))
-    apart = 1 - F.cosine_similarity(embedded[:, :-1], embedded[:, 1:], dim=2)
-    moved = (after - before).abs().mean(dim=(1, 2, 3)).double()
+    moved = (after - before).abs().mean(dim=(1, 2, 3)).double().numpy()
+    # One clip at a time: the maps of a frame are 150,000 numbers.
+    apart = [float(looks(clip)[1].diff(dim=0).square().sum(1).mean()) for clip in clips]
     return Temporal(
-        ssim=ssim(after, before).reshape(count, -1).mean(axis=1),
-        distance=apart.mean(dim=1).numpy(),
-        motion=moved.reshape(count, -1).mean(dim=1).numpy(),
+        ssim=ssim(after, before).reshape(-1, frames - 1).mean(axis=1),
+        distance=np.asarray(apart, dtype=np.float64),
+        motion=moved.reshape(-1, frames - 1).mean(axis=1),
     )
+
+
+def perceptual(clips: Tensor, reference: Tensor) -> Array:
+    """EffLite0-distance of each clip [N, T, 3, H, W] to its reference, the mean over frames."""
+    apart = [
+        float((looks(made)[1] - looks(wanted)[1]).square().sum(1).mean())
+        for made, wanted in zip(clips, reference, strict=True)
+    ]
+    return np.asarray(apart, dtype=np.float64)

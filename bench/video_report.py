@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from . import metrics
-from .temporal import DISTANCE, Temporal, temporal
+from .temporal import DISTANCE, PERCEPTUAL, Temporal, perceptual, temporal
 from .timing import Wall
 
 Records = dict[str, list[dict[str, float]]]
@@ -44,6 +44,7 @@ def make_rows(
             row["expected_error"] = plan.expected_error
             flat, wanted = made.flatten(0, 1), reference.flatten(0, 1)
             row["psnr"] = metrics.spread(metrics.psnr(flat, wanted)).as_dict()
+            row[PERCEPTUAL] = metrics.spread(perceptual(made, reference)).as_dict()
             row["ssim"] = metrics.spread(metrics.ssim(flat, wanted)).as_dict()
         row["temporal"] = _temporal(base if name == "uncached" else temporal(made), base)
         rows.append(row)

@@ -79,7 +79,7 @@ class SvdEmoji:
     name = "svd-emoji"
     steps = 25
 
-    def __init__(self, guidance: float = 3.0) -> None:
+    def __init__(self, guidance: float = 2.0) -> None:
         self.guidance = guidance
         self.pipeline: Any = load_svd_emoji()
         self.denoiser: nn.Module = self.pipeline.unet

@@ -98,19 +98,25 @@ def load_svd_emoji(
     `num_frames=5, fps=4` gives keyframes: every second one of the nine. The weights are stored as
     fp16 and are cast to `dtype`.
 
-    The variants are distilled from the full model. "guided" gives the velocity of guidance 2 in one
-    call: pass `max_guidance_scale=1.0`. "four-step" is a consistency model with its own scheduler,
-    which draws noise at every step from PyTorch's global generator: pass
-    `num_inference_steps=4, max_guidance_scale=1.0`.
+    The variants are distilled from the full model. "four-step" is a consistency model with its own
+    scheduler, which draws noise at every step from PyTorch's global generator: pass
+    `num_inference_steps=4, max_guidance_scale=1.0`. "guided" gives the velocity of guidance 2 in
+    one call (pass `max_guidance_scale=1.0`); it does not come with the package.
 
     Raises:
         ImportError: diffusers or transformers is missing.
         ValueError: there is no such variant.
+        FileNotFoundError: its weights are not there (says how to make them).
 
     """
     unets = {"full": "unet", "guided": "unet-guided", "four-step": "unet-4-steps"}
     if variant not in unets:
         raise ValueError(f"expected a variant of {sorted(unets)}, got {variant!r}")
+    weights = SVD_EMOJI / unets[variant]
+    if not weights.is_dir():
+        raise FileNotFoundError(
+            f"no {weights}: `python -m ditcache.models.train.svd_distill guidance` makes it"
+        )
     diffusers = import_diffusers()
     import transformers
 
@@ -131,7 +137,7 @@ def load_svd_emoji(
                 str(SVD_EMOJI / "image_encoder"), dtype=dtype
             ),
             unet=diffusers.UNetSpatioTemporalConditionModel.from_pretrained(
-                str(SVD_EMOJI / unets[variant]), dtype=dtype
+                str(weights), dtype=dtype
             ),
             scheduler=scheduler,
             feature_extractor=transformers.CLIPImageProcessorPil.from_pretrained(

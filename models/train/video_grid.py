@@ -129,12 +129,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=24, help="clips on the sheet")
     parser.add_argument("--clips", type=int, default=128, help="draw from so many of the clips")
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--cfg", type=float, default=3.0, help="guidance (the last frame's, svd)")
+    parser.add_argument("--cfg", type=float, help="guidance; 3 for wan, 2 for svd's last frame")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, help="where the animated emoji are")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    options = {"count": args.count, "guidance": args.cfg, "seed": args.seed}
+    guidance = args.cfg or {"wan": 3.0, "svd": 2.0}.get(args.what, 1.0)
+    options: dict[str, Any] = {"count": args.count, "guidance": guidance, "seed": args.seed}
     if args.what == "inputs":
         write_inputs(args.cache, args.clips, args.seed)
         write_schedulers()

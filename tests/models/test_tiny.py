@@ -15,6 +15,7 @@ def test_no_pickle_and_small_files():
     assert {path.relative_to(tiny.HERE).parts[0] for path in weights} == {
         "dit-digits",
         "flux-emoji",
+        "interpolation-emoji",
         "svd-emoji",
         "wan-emoji",
     }
