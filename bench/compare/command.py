@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from .judge import DISTANCE, IMAGE_SIM
 from .recommend import recommend, undominated
 from .rows import make_rows, matrix
 from .settings import Settings
-from .study import Study, retime
+from .study import Study
 from .subjects import load
 from .table import table
 
@@ -29,8 +29,6 @@ ALL_RAN, SOME_DID_NOT = 0, 1
 def run(settings: Settings, out: Path, work: Path, console: Console) -> int:
     """Run or go on; 0 if every row is there, 1 if some could not run (each says why)."""
     study = Study(settings, work, console)
-    if settings.only_timing:
-        study = retime(study)
     study.run()
     rows = make_rows(settings, study.journal, study.judged)
     before = _before(out) if settings.only_timing else None
@@ -130,8 +128,3 @@ def _wrapped(text: str) -> str:
     import textwrap
 
     return "\n".join(textwrap.wrap(text, 24))
-
-
-def only_timing(settings: Settings) -> Settings:
-    """The same comparison for times alone."""
-    return replace(settings, only_timing=True)

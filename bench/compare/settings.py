@@ -13,7 +13,8 @@ from ..checksums import MARK, sha256
 from .small import SMALL
 from .subjects import Request
 
-SETTINGS, JOURNAL, JUDGED = "settings.json", "runs.jsonl", "quality.jsonl"
+SETTINGS, JUDGED = "settings.json", "quality.jsonl"
+JOURNAL, TIMES = "runs.jsonl", "times.jsonl"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Settings:
     repeats: int = 3
     timing_samples: int = 1
     only_timing: bool = False
+
+    @property
+    def journal(self) -> str:
+        """The file of this comparison's runs: times that are measured again have their own."""
+        return TIMES if self.only_timing else JOURNAL
 
     def key(self) -> str:
         """Hash of what decides the frames; lines of another key are not used again."""

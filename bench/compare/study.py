@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from .combine import Refused, together
 from .frames import frames_path, load_frames, slug
 from .judge import Looks, judge
 from .methods import BASELINE
-from .settings import JOURNAL, JUDGED, Journal, Settings
+from .settings import JUDGED, Journal, Settings
 from .subjects import Subject, load
 
 POLL_SECONDS = 0.5
@@ -35,8 +33,12 @@ class Study:
         self.work = work
         self.console = console
         settings.save(work)
-        self.journal = Journal(work / JOURNAL, settings.key())
+        path = work / settings.journal
+        self.journal = Journal(path, settings.key())
         self.judged = Journal(work / JUDGED, settings.key())
+        ended = {line["method"] for e in ("finished", "failed") for line in self.journal.of(e)}
+        if settings.only_timing and ended >= {*settings.names}:
+            self.journal.drop(lambda _: False)  # all is there: measure it once more
         # What could not run is tried again: weights may be there by now.
         self.journal.drop(lambda line: line["event"] != "failed")
 
@@ -137,16 +139,7 @@ class Study:
         return Looks.of(load_frames(frames_path(self.work, method, subject.samples[index].name)))
 
 
-def retime(study: Study) -> Study:
-    """The same study with its times forgotten; frames and their quality stay."""
-    study.journal.drop(lambda line: line["event"] not in ("run", "prepared", "finished"))
-    return Study(replace(study.settings, only_timing=True), study.work, study.console)
-
-
 def _how(code: int) -> str:
     if code < 0:
         return f"the process was ended by {signal.Signals(-code).name}"
     return f"the process ended with code {code}"
-
-
-Log = Callable[[str], None]

@@ -20,7 +20,7 @@ from .frames import frames_path, save_frames
 from .inputs import Sample
 from .meter import Meter, counting, wait_for_device
 from .methods import Method, MethodError, Refused, Setup
-from .settings import JOURNAL, Journal, Settings, saved_key
+from .settings import Journal, Settings, saved_key
 from .subjects import Subject, SubjectError, load
 
 
@@ -31,7 +31,7 @@ class Worker:
         self.out = out
         self.name = name
         self.settings = Settings.load(out)
-        self.journal = Journal(out / JOURNAL, saved_key(out))
+        self.journal = Journal(out / self.settings.journal, saved_key(out))
         self.methods: list[Method] = []
         self.setup = Setup(names=())
 

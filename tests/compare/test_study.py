@@ -54,7 +54,8 @@ def test_caching_runs_counts_and_says_what_it_did(tmp_path):
     journal = Journal(tmp_path / JOURNAL, settings.key())
     assert not journal.of("failed"), journal.of("failed")
     macs = {line["method"]: line["macs"] for line in journal.of("prepared")}
-    assert macs["M0"] / macs["C2"] == pytest.approx(2.0, rel=0.1)
+    # At this size the text's projections, hoisted by both, are a good part of the work.
+    assert macs["exact"] / macs["C2"] == pytest.approx(2.0, rel=0.1)
     assert macs["exact"] <= macs["M0"]
     facts = {line["method"]: line["facts"] for line in journal.of("finished")}
     assert len(facts["C2"]["plan"]) == 4

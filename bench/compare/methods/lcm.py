@@ -40,7 +40,8 @@ def _scheduler(subject: Subject, where: Path) -> Any:
         name = json.loads(configured.read_text())["_class_name"]
         return getattr(diffusers, name).from_pretrained(str(configured.parent))
     config = subject.pipeline.scheduler.config
-    if "FlowMatch" in type(subject.pipeline.scheduler).__name__:
+    flow = "FlowMatch" in type(subject.pipeline.scheduler).__name__
+    if flow or config.get("use_flow_sigmas"):
         return diffusers.FlowMatchLCMScheduler.from_config(config)
     if config.get("use_karras_sigmas") or config.get("timestep_type") == "continuous":
         raise MethodError(
