@@ -60,8 +60,8 @@ class TaylorSeer(DiffusersHook):
                 found += [Family(dense | {"max_order": order, "lite": lite}) for order in (1, 2)]
             if ending := self._warm_ups(interval, steps / budget - 1):
                 dense["disable_cache_before_step"] = ending[-1]
-                dense |= {"disable_cache_after_step": steps - 1, "max_order": 1, "lite": False}
-                found.append(Family(dense))
+                dense |= {"disable_cache_after_step": steps - 1, "lite": False}
+                found += [Family(dense | {"max_order": order}) for order in (1, 2)]
         return found
 
     def _warm_ups(self, interval: int, computed: float) -> list[int]:
