@@ -6,6 +6,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -245,7 +246,9 @@ def recompute(node: fx.Node) -> Any:
         return None
     args = cast("tuple[Any, ...]", fx.map_arg(node.args, values.__getitem__))
     kwargs = cast("dict[str, Any]", fx.map_arg(node.kwargs, values.__getitem__))
-    with torch.no_grad(), mode:
+    # A trace with symbolic sizes learns nothing from being looked at again.
+    quiet = mode.shape_env.suppress_guards() if mode.shape_env is not None else nullcontext()
+    with torch.no_grad(), mode, quiet:
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return cast(Any, node.target)(*args, **kwargs)
