@@ -1,0 +1,98 @@
+"""LoRA adapters, through peft: the next call uses the new weights, the plan is kept with a note.
+
+What a plan holds are weights over steps, not of the model; other weights of one architecture run
+under it, only the predicted error is that of the weights it was recorded with.
+"""
+
+from __future__ import annotations
+
+import peft
+import pytest
+import torch
+from ditcache.runtime.session import session_of
+
+from . import tiny_pipelines as tiny
+from .observing import error, follows, planned, same, watched
+
+TARGETS = ["to_q", "to_v", "proj_mlp", "linear"]  # "linear" is modulation: hoisted out of the step
+
+
+def add(model, name, seed=0):
+    torch.manual_seed(seed)
+    config = peft.LoraConfig(
+        r=2,
+        lora_alpha=8,
+        target_modules=TARGETS,
+        init_lora_weights=False,  # random, not zero
+    )
+    model.add_adapter(config, adapter_name=name)
+
+
+def first_call(made, seed=0):
+    """One call at the start of a generation, compiled and plain."""
+    inputs = tiny.flux_inputs(seed=seed)
+    return made(**inputs, return_dict=False)[0], made._orig_mod(**inputs, return_dict=False)[0]
+
+
+# Each changes the weights in its own way; all but the first leave the module tree as it was.
+CHANGES = {
+    "loaded": lambda m: add(m, "new", 5),
+    "swapped": lambda m: m.set_adapters(["two"]),
+    "scaled": lambda m: m.set_adapters(["one"], [0.3]),
+    "mixed": lambda m: m.set_adapters(["one", "two"], [0.4, 0.6]),
+    "disabled": lambda m: m.disable_adapters(),
+    "fused": lambda m: m.fuse_lora(),
+    "unloaded": lambda m: m.unload_lora(),
+}
+
+
+@pytest.fixture
+def adapted():
+    """A pipeline with two adapters, the first active, and a plan made with it."""
+    pipeline = tiny.flux()
+    for seed, name in enumerate(("one", "two")):
+        add(pipeline.transformer, name, seed)
+    pipeline.transformer.set_adapters(["one"])
+    made, plan = planned(pipeline)
+    return pipeline, made, plan
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_next_generation_is_that_of_the_new_weights(adapted, change):
+    """Exactly in what is computed and hoisted, by the hand-written plan in the rest."""
+    pipeline, made, plan = adapted
+    follows(pipeline, plan, branches=2, seed=1)
+    before = first_call(made)[1]
+    CHANGES[change](made._orig_mod)
+    ours, theirs = first_call(made)
+    same(ours, theirs)
+    assert error(theirs, before) > 1e-3 or change == "fused", "the weights did change"
+    follows(pipeline, plan, branches=2, seed=2)
+
+
+def test_a_plan_for_other_weights_is_kept_and_said_once(adapted, caplog):
+    pipeline, made, plan = adapted
+    for name in ("two", "one", "two"):
+        made._orig_mod.set_adapters([name])
+        follows(pipeline, plan, branches=2, seed=1)
+    assert session_of(made).plans == [plan]
+    assert caplog.text.count("weights are not those that the plan was made for") == 1
+
+
+def test_an_adapter_switched_in_mid_generation():
+    """From the call on that sees the new weights nothing old is forecast."""
+    pipeline = tiny.flux()
+    for seed, name in enumerate(("one", "two")):
+        add(pipeline.transformer, name, seed)
+    pipeline.transformer.set_adapters(["one"])
+    made, plan = planned(pipeline)
+
+    def switch(_, step, __, kept):
+        if step == 3:
+            made._orig_mod.set_adapters(["two"])
+        return kept
+
+    with watched(made) as calls:
+        tiny.generate(pipeline, 1, callback_on_step_end=switch)
+    assert calls.computed[8:10] == [True, True]
+    follows(pipeline, plan, branches=2, seed=2)
