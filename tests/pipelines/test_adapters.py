@@ -12,7 +12,7 @@ import torch
 from ditcache.runtime.session import session_of
 
 from . import tiny_pipelines as tiny
-from .observing import error, follows, planned, same, watched
+from .observing import compiled, error, follows, in_full, own_plan, planned, same, watched
 
 TARGETS = ["to_q", "to_v", "proj_mlp", "linear"]  # "linear" is modulation: hoisted out of the step
 
@@ -96,3 +96,21 @@ def test_an_adapter_switched_in_mid_generation():
         tiny.generate(pipeline, 1, callback_on_step_end=switch)
     assert calls.computed[8:10] == [True, True]
     follows(pipeline, plan, branches=2, seed=2)
+
+
+def test_with_an_error_bound_other_weights_are_recorded_anew():
+    """A promise of an error holds for the weights it was recorded with."""
+    pipeline = tiny.sd3()
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        config = peft.LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False)
+        pipeline.transformer.add_adapter(config, adapter_name=name)
+    made = compiled(pipeline, max_error=0.05, profile_generations=1)
+    plans = {}
+    for name in ("one", "two"):
+        made._orig_mod.set_adapters([name])
+        in_full(pipeline, 8, seed=0)
+        plans[name] = own_plan(made)
+        follows(pipeline, plans[name], seed=1)
+    made._orig_mod.set_adapters(["one"])
+    follows(pipeline, plans["one"], seed=2)
