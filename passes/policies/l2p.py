@@ -18,7 +18,8 @@ class L2P(Policy):
     After Beyond Fixed Formulas: Data-Driven Linear Predictor for Efficient Diffusion Models (arXiv
     2604.26365), which trains the weights by gradient descent on recorded trajectories; on the
     profile's inner products the same objective has a closed form. It is `edf` without error
-    diffusion and without a choice of schedule.
+    diffusion and without a choice of schedule; like it, it has a small ridge (1e-4 of the mean
+    power) towards Lagrange's polynomial, as outputs smooth in time are nearly dependent.
     """
 
     name: ClassVar[str] = "l2p"
