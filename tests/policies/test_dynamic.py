@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import ditcache
 import pytest
 import torch
 
+from ..runtime.helpers import compiled, counting, euler, noise, prompt
 from . import loops
-from .models import STEPS, Dit, compare, denoise, replaced, run
+from .models import STEPS, Dit, compare, denoise, grid, replaced, run
 
 
 def uncached(model):
@@ -171,6 +174,43 @@ def test_a_decision_is_taken_in_each_branch_and_generation_alone():
     again = [denoise(made, seed) for seed in (1, 0, 1)]
     for ours, theirs in zip(again, (alone[1], alone[0], alone[1]), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def guided(model, seed, names=None, call=None):
+    """Two calls a step on the same latents, their outputs combined; what ran in each call."""
+    texts, marks = (prompt(seed), 3 * prompt(99)), ([], [])
+
+    def forward(x, t, _):
+        outs = []
+        for n, text in enumerate(texts):
+            scope = ditcache.branch(names[n]) if names else contextlib.nullcontext()
+            with scope, counting() as ran:
+                outs.append(model(x, t.expand(1), text) if call is None else call(n, x, t, text))
+            marks[n].append(ran["mlp"])
+        return outs[1] + 2.0 * (outs[0] - outs[1])
+
+    return euler(forward, noise(seed), grid(STEPS)), marks
+
+
+@pytest.mark.parametrize("names", [("cond", "uncond"), None])
+def test_branches_of_sequential_guidance_decide_by_themselves(names):
+    model, threshold = Dit(), 0.15
+    _, _, plan = run(model, "firstblockcache", threshold=threshold)
+    made = compiled(model, plan=plan)
+    for seed in range(2):
+        fronts = [Front(model, 1, 0, threshold) for _ in range(2)]
+
+        def call(n, x, t, text, fronts=fronts):
+            with replaced(*fronts[n].pairs()):
+                return model(x, t.expand(1), text)
+
+        ours, ran = guided(made, seed, names)
+        theirs, expected = guided(model, seed, call=call)
+        assert ran == expected, "a branch decided otherwise than by hand"
+        assert ran[0] != ran[1], "the branches decide alike, which shows nothing"
+        assert all(1 < len(front.computed) < STEPS for front in fronts)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert not ditcache.summary(made).fallbacks
 
 
 def test_a_plan_file_holds_the_rule(tmp_path):
