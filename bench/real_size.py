@@ -159,21 +159,30 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("names", nargs="*", help="models; all if none is given")
     given = parser.parse_args()
-    rows: list[Row] = []
+    rows = _read(given.out)
     for name in given.names or MODELS:
-        rows.append(measure(name))
-        print(
-            f"{name}: {rows[-1].seconds} s, {_bytes(rows[-1].peak_bytes)} at its peak", flush=True
-        )
-    print(markdown(rows))
-    if given.out is not None:
-        document = {
-            "environment": environment("bench.real_size"),
-            "policy": POLICY,
-            "speedup": SPEEDUP,
-            "rows": [asdict(r) for r in rows],
-        }
-        given.out.write_text(json.dumps(document, indent=1) + "\n")
+        rows[name] = made = measure(name)
+        print(f"{name}: {made.seconds} s, {_bytes(made.peak_bytes)} at its peak", flush=True)
+        if given.out is not None:  # after each: a model takes a while
+            _write(given.out, rows)
+    print(markdown([rows[name] for name in MODELS if name in rows]))
+
+
+def _read(path: Path | None) -> dict[str, Row]:
+    """The rows of an earlier run, so that single models can be measured again."""
+    if path is None or not path.exists():
+        return {}
+    return {row["name"]: Row(**row) for row in json.loads(path.read_text())["rows"]}
+
+
+def _write(path: Path, rows: dict[str, Row]) -> None:
+    document = {
+        "environment": environment("bench.real_size"),
+        "policy": POLICY,
+        "speedup": SPEEDUP,
+        "rows": [asdict(rows[name]) for name in MODELS if name in rows],
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
