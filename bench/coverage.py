@@ -152,14 +152,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("names", nargs="*", help="architectures; all if none is given")
     given = parser.parse_args()
-    rows = [cover(ARCHITECTURES[name]).row for name in given.names or ARCHITECTURES]
-    print(markdown(rows))
+    rows: dict[str, Row] = {}
+    if given.out is not None and given.out.exists():  # single rows can be made again
+        found = json.loads(given.out.read_text())["rows"]
+        rows = {row["name"]: Row(**row) for row in found}
+    for name in given.names or ARCHITECTURES:
+        rows[name] = cover(ARCHITECTURES[name]).row
+    table = [rows[name] for name in ARCHITECTURES if name in rows]
+    print(markdown(table))
     if given.out is not None:
         document = {
             "environment": environment("bench.coverage"),
             "steps": STEPS,
             "computed": COMPUTED,
-            "rows": [asdict(r) for r in rows],
+            "rows": [asdict(r) for r in table],
         }
         given.out.write_text(json.dumps(document, indent=1) + "\n")
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from .base import PassContext, PassResult
 from .cost import annotate_macs, total_macs
+from .dependence import marks_inside
 from .effects import is_random, is_sync, op_base, written
 from .ir import Depends, InputKind, Region, StepGraph, depends_of, kind_of, value_of
 from .names import module_path
@@ -100,6 +101,7 @@ def make_region(
     for node in order:  # a chunk's parts must not be left outside without their chunk
         if node.target is operator.getitem and node.args[0] in inside and _is_tuple(node.args[0]):
             inside.add(node)
+    inside |= marks_inside(inside, order)
     ins: dict[str, None] = {}
     outs: dict[str, None] = {}
     weights: dict[fx.Node, None] = {}

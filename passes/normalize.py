@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, ClassVar, cast
 
 import torch
@@ -14,6 +15,7 @@ from .base import PassContext, PassError, PassResult
 from .effects import (
     alias_sources,
     inplace_argument,
+    is_autocast_mark,
     op_base,
     pure_operator,
     recompute,
@@ -112,6 +114,7 @@ class Normalize:
                 env[node] = emit(node, node.target, node.args, node.kwargs)
                 if node.op == "placeholder":
                     env[node].meta["source"] = source_name(node)
+        _place_autocast_marks(new)
         module = fx.GraphModule(source, new)
         module.meta = dict(source.meta)
         done = graph.with_(module=module, facts=graph.facts | self.ensures)
@@ -174,6 +177,28 @@ class _Writes:
             large |= small
             for node in small:
                 self._sets[node] = large
+
+
+def _place_autocast_marks(graph: fx.Graph) -> None:
+    """Give the marks of each autocast range the module that all of the range lies in.
+
+    Dynamo leaves them without one, which would cut the block around them in pieces.
+    """
+    opened: list[tuple[fx.Node, list[list[Any]]]] = []
+    for node in graph.nodes:
+        stack = list((node.meta.get("nn_module_stack") or {}).items())
+        if not is_autocast_mark(node):
+            for _, inside in opened:
+                inside.append(stack)
+        elif op_base(node) == "_enter_autocast":
+            opened.append((node, []))
+        elif opened:
+            enter, inside = opened.pop()
+            levels = zip(*inside, strict=False)
+            shared = takewhile(lambda level: all(part == level[0] for part in level), levels)
+            stack = dict(level[0] for level in shared)
+            for mark in (enter, node):
+                mark.meta["nn_module_stack"] = stack
 
 
 def _pure(node: fx.Node) -> tuple[Any, Any, Any]:

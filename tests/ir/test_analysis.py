@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 import toy_models as models
-from ditcache.passes.base import PassError
+from ditcache.passes import pipeline
+from ditcache.passes.base import PassContext, PassError
+from ditcache.passes.trace import trace
+from torch import nn
 
 
 def test_inputs_are_classified_by_source_name_and_shape(filecheck, lowered):
@@ -260,3 +263,35 @@ def test_branches_are_found_where_the_stream_is_added_in_fp32(filecheck, lowered
         CHECK-NEXT: region @blocks.0.ffn (%h) -> (%linear_1) {{.*}} // mlp branch, 2.05 kMAC
         """,
     )
+
+
+class Uncast(nn.Module):
+    """A block that leaves autocast for its rotation, as many attention layers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x, t):
+        h = self.up(x) * t[:, None]
+        with torch.autocast("cpu", enabled=False):
+            h = torch.view_as_complex(h.float().reshape(-1, 4, 2)) * 1j
+        return x + self.down(torch.view_as_real(h).reshape(-1, 8))
+
+
+def test_an_autocast_range_inside_a_block_does_not_cut_it():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(Uncast() for _ in range(3))
+
+        def forward(self, x, timestep):
+            for block in self.blocks:
+                x = block(x, timestep)
+            return x
+
+    graph = trace(Model(), (torch.randn(3, 8), torch.ones(3)))
+    done, _ = pipeline.run(graph, pipeline.ANALYSIS, PassContext())
+    blocks = [r for r in done.regions if r.kind == "block"]
+    assert [(r.name, r.refusal) for r in blocks] == [(f"blocks.{i}", None) for i in range(3)]
+    assert all(r.refusal is None for r in done.regions if r.kind == "branch")
