@@ -13,6 +13,7 @@ from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch._C._dynamo import eval_frame
 from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch._C._dynamo.guards import GlobalStateGuard, dict_version
+from torch._dynamo.convert_frame import compile_lock
 from torch._dynamo.eval_frame import skip_code
 
 P = ParamSpec("P")
@@ -20,6 +21,7 @@ R = TypeVar("R")
 
 __all__ = [
     "GlobalStateGuard",
+    "compile_lock",
     "count_compiled_frame",
     "dict_version",
     "get_eval_frame_callback",

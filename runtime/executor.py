@@ -19,6 +19,7 @@ from . import dispatcher
 from .clock import Moment, read_timestep
 from .config import Config
 from .dispatcher import Decision, GenerationState
+from .dynamo import compile_lock
 from .judge import Judge
 from .program import Program
 from .roles import is_size, latent_indices, timestep_index
@@ -319,6 +320,15 @@ class StepExecutor:
         known = self._programs.get(key)
         if known is not None:
             return known
+        # Passes work on fake tensors, which two threads cannot use at once.
+        with compile_lock:
+            made = self._programs.get(key)  # another thread was faster
+            if made is None:
+                made = self._programs[key] = self._specialised(plan)
+        return made
+
+    def _specialised(self, plan: Plan | None) -> Program:
+        """The step graph rewritten under a plan, not lowered yet."""
         config = self.session.config
         record = () if plan is not None else self.session.record_kinds
         ctx = PassContext(
@@ -327,9 +337,7 @@ class StepExecutor:
         started = self.graph
         done, _ = pipeline.run(started, pipeline.REWRITE, ctx, check="fast")
         budget = 0 if config.policy == "none" else config.hoist_budget
-        made = Program(done, self._names, config.inner, budget, self.session.stats)
-        self._programs[key] = made
-        return made
+        return Program(done, self._names, config.inner, budget, self.session.stats)
 
     def forget_programs(self) -> None:
         """Drop all programs, e.g. because other regions are to be recorded."""

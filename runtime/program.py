@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from ..passes.ir import InputKind, Prologue, StepGraph, Variant, kind_of, placeholders
+from .dynamo import compile_lock
 from .lower import lower
 from .memo import PrologueMemo, storages
 from .slots import SlotSet
@@ -99,18 +100,21 @@ class Program:
         """The lowered variant of a mode vector; compiles on first use."""
         ready = self._ready.get((stage, modes))
         if ready is None:
-            variant = self._variants[stage, modes]
-            refs = self._refs(variant.module.graph)
-            wanted = {self._owner[r.name] for r in refs if r.source == "hoisted"}
-            if "step" in wanted:
-                needed = {
-                    self._owner[r.name] for r in self._memos["step"][2] if r.source == "hoisted"
-                }
-                wanted |= needed
-            order = tuple(p.name for p in self.graph.prologues if p.name in wanted)
-            ready = Executable(variant, self._timed(variant.module, self._inner), refs, order)
-            self._ready[stage, modes] = ready
+            with compile_lock:
+                ready = self._ready.get((stage, modes))  # another thread was faster
+                if ready is None:
+                    ready = self._ready[stage, modes] = self._lowered(stage, modes)
         return ready
+
+    def _lowered(self, stage: str, modes: tuple[bool, ...]) -> Executable:
+        variant = self._variants[stage, modes]
+        refs = self._refs(variant.module.graph)
+        wanted = {self._owner[r.name] for r in refs if r.source == "hoisted"}
+        if "step" in wanted:
+            needed = {self._owner[r.name] for r in self._memos["step"][2] if r.source == "hoisted"}
+            wanted |= needed
+        order = tuple(p.name for p in self.graph.prologues if p.name in wanted)
+        return Executable(variant, self._timed(variant.module, self._inner), refs, order)
 
     def run(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import ditcache
 import pytest
 import torch
@@ -50,6 +52,30 @@ def test_one_pipeline_started_in_the_middle_of_anothers_generation():
     assert len(rest) == 8
     plain = tiny.generate(outer, 1)
     assert (ours - plain).norm() / plain.norm() < 0.05
+
+
+def test_two_threads_each_with_a_pipeline():
+    pipelines = [tiny.flux()]
+    made, plan = planned(pipelines[0])
+    pipelines.append(another(pipelines[0]))
+    expected = [by_hand(pipelines[0], plan, seed=seed) for seed in range(4)]
+    found = {}
+    barrier = threading.Barrier(2)
+
+    def run(which):
+        barrier.wait()
+        for seed in (which, which + 2):
+            found[seed] = tiny.generate(pipelines[which], seed)
+
+    with watched(made) as calls:
+        threads = [threading.Thread(target=run, args=(i,)) for i in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for seed in range(4):
+        close(found[seed], expected[seed])
+    assert calls.total == 4 * 2 * plan.computed_steps
 
 
 class Stop(Exception):
