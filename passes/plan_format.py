@@ -104,8 +104,8 @@ class Plan:
     `timesteps` are as the model sees them, strictly monotone. `expected_error` is the predicted
     relative rms error of the final sample (`error_diffusion.score`), None if there was no profile.
     `solver` says where the sampler's weights came from: "grid", "measured" or "impulse:<class>".
-    `shape` and `dtype` are those of the denoiser's output when it was recorded. `chosen` says how
-    the plan was picked where its error was measured (`ditcache.tune`) instead of predicted.
+    `shape` and `dtype` are those of the denoiser's output, None if it was not recorded. `chosen`
+    says how the plan was picked where its error was measured (`ditcache.tune`), not predicted.
 
     What it was solved from travels with it in short: `sampler` [T], the sampler's weights, `basis`
     [T, R], whose B B' is the Gram matrix of the outputs, and `checks` [n, 1 + K], for each computed

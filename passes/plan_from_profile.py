@@ -131,7 +131,6 @@ def make_plan(
         )
         schedules.append(_widen(schedule, target))
         errors.append(error)
-    first = (chosen or list(profile.regions))[0]
     evidence = evidence_of(profile, target, c, solved, schedules)
     return Plan(
         signature=profile.signature,
@@ -141,8 +140,8 @@ def make_plan(
         expected_error=max(errors),
         solver=solver,
         guidance=scale,
-        shape=first.shape,
-        dtype=first.dtype,
+        shape=chosen[0].shape if chosen else None,
+        dtype=chosen[0].dtype if chosen else None,
         **evidence,
     ).validate()
 

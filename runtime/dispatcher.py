@@ -24,7 +24,7 @@ TOLERANCE = 0.25  # of the distance to the neighbouring step: bf16 timesteps are
 
 @dataclass(frozen=True)
 class Sample:
-    """Shape and dtype of what the planned region gave; several live-outs count as one vector."""
+    """Shape and dtype of what the denoiser gave; several live-outs count as one vector."""
 
     shape: tuple[int, ...]
     dtype: str

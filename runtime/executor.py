@@ -22,7 +22,7 @@ from .dispatcher import Decision, GenerationState
 from .dynamo import compile_lock
 from .judge import Judge
 from .program import Program
-from .roles import is_size, latent_indices, timestep_index
+from .roles import denoised_indices, is_size, latent_indices, timestep_index
 from .seen import GraphIdentity
 from .session import Session
 from .slots import SlotSet
@@ -63,6 +63,7 @@ class StepExecutor:
         self._names = [n.name for n in inputs]
         self._timestep = timestep_index(inputs)
         self._latents = latent_indices(inputs, graph)
+        self._denoised = denoised_indices(graph)
         # Numbers too: one that steers the model may not change within a generation. Sizes do not
         # count: that inputs change shape is seen without them.
         source = {i: str(n.meta.get("source", n.name)) for i, n in enumerate(inputs)}
@@ -231,7 +232,10 @@ class StepExecutor:
                     state.recording.add(moment, latents, found)
         if values:
             self.session.guard.look(state, decision, slots, values, program.region_of)
-            self._keep(moment, state, slots, decision, values)
+            if state.sample is None:
+                decision = self._suited(moment, state, decision, outputs)
+            if decision.plan is not None:
+                self._keep(moment, state, slots, decision, values)
         return outputs
 
     def _ask(  # noqa: PLR0917
@@ -264,6 +268,21 @@ class StepExecutor:
         }
         return replace(decision, rows=rows), carried
 
+    def _suited(
+        self, moment: Moment, state: GenerationState, decision: Decision, outputs: Any
+    ) -> Decision:
+        """The decision once the output's shape is seen: perhaps another plan's, or none's."""
+        state.sample = sample(outputs, self._denoised)
+        if state.sample is None or decision.plan is None or state.sample.suits(decision.plan):
+            return decision
+        state.plan = None  # there may be one for this shape on the same grid
+        decision = dispatcher.decide(state, moment, None, self.session.plans_for(state))
+        if decision.plan is None:
+            self.session.stats.fall_back(decision.reason or "", decision.detail)
+        elif self._refuses(decision.plan):
+            return replace(decision, plan=None)
+        return decision
+
     def _keep(
         self,
         moment: Moment,
@@ -280,19 +299,6 @@ class StepExecutor:
         plan = decision.plan
         assert plan is not None
         program = self.program(plan)
-        if state.sample is None:
-            state.sample = sample(values, program.region_of, plan.regions[0].region)
-            if state.sample is not None and not state.sample.suits(plan):
-                # Only now is it known; perhaps there is a plan for this shape on the same grid.
-                state.plan = None
-                plans = self.session.plans_for(state)
-                decision = dispatcher.decide(state, moment, None, plans)
-                plan = decision.plan
-                if plan is None:
-                    self.session.stats.fall_back(decision.reason or "", decision.detail)
-                if plan is None or self._refuses(plan):
-                    return
-                program = self.program(plan)
         planned = {s.region for s in plan.regions if decision.step in s.computed}
         if plan.rule is not None:  # whatever was computed counts
             planned = set(program.region_of.values())

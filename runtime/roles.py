@@ -1,4 +1,4 @@
-"""Which of a step's inputs the runtime reads: the timestep, and the latents that are integrated."""
+"""Which of a step's inputs and outputs the runtime reads: timestep, latents, the denoiser's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import fx
 
 from ..passes.classify_inputs import LATENT_NAMES
-from ..passes.ir import InputKind, StepGraph, kind_of, value_of
+from ..passes.ir import InputKind, StepGraph, kind_of, output_node, value_of
 from ..passes.names import argument_name
 from ..passes.symbolic import numel_of, shape_of
 
@@ -39,3 +39,12 @@ def latent_indices(inputs: Sequence[fx.Node], graph: StepGraph) -> tuple[int, ..
     sizes = {k: sum(numel_of(value_of(inputs[i])) for i in v) for k, v in groups.items()}
     named = min(groups, key=lambda k: (abs(sizes[k] - size), k not in LATENT_NAMES), default=None)
     return () if named is None else tuple(groups[named])
+
+
+def denoised_indices(graph: StepGraph) -> tuple[int, ...]:
+    """Which of the step's outputs the denoiser gives; none where it gives anything else, too."""
+    given = output_node(graph.graph).args[0]
+    flat = given if isinstance(given, (tuple, list)) else (given,)
+    names = [n.name if isinstance(n, fx.Node) else "" for n in flat]
+    outs = graph.region("denoiser").live_outs if graph.regions else ()
+    return tuple(names.index(o) for o in outs) if set(outs) <= set(names) else ()

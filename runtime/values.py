@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import cmath
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,11 +29,10 @@ def all_finite(value: Any) -> bool:
     return True
 
 
-def sample(
-    values: Mapping[str, Tensor], region_of: Mapping[str, str], region: str
-) -> Sample | None:
-    """What the planned region gave, as a recording of it would say; None if it was forecast."""
-    parts = [v for slot, v in values.items() if region_of[slot] == region]
+def sample(outputs: Any, places: Sequence[int]) -> Sample | None:
+    """What the denoiser gave, as a recording of it would say; `places` are its outputs."""
+    given = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+    parts = [cast(Tensor, given[i]) for i in places]
     if not parts:
         return None
     shape = tuple(parts[0].shape) if len(parts) == 1 else (sum(p.numel() for p in parts),)

@@ -153,13 +153,16 @@ class Policy:
         raise NotImplementedError
 
     def plan(self, on: Subject) -> Plan:
-        """The plan for one model and grid."""
+        """The plan for one model and grid, and for outputs of the shape that was recorded."""
+        output = on.profile.region(DENOISER) if on.profile is not None else None
         return Plan(
             signature=on.signature,
             timesteps=on.timesteps,
             regions=tuple(self.schedules(on)),
             policy=self.name,
             guidance=on.guidance,
+            shape=output.shape if output is not None else None,
+            dtype=output.dtype if output is not None else None,
             rule=self.rule(),
         ).validate()
 

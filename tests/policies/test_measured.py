@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ..runtime.helpers import compiled, counting, grid
+from ..runtime.helpers import compiled, counting, euler, grid, noise, prompt
 from . import loops
 from .models import STEPS, Dit, compare, denoise, replaced
 
@@ -184,3 +184,25 @@ def test_l2p(model, profile, interval, first, history):
             results.append(denoise(model, seed, now))
     compare(ours, results, uncached(model), SUM_TOLERANCE)
     assert ran["mlp"] == 4 * len(computed)
+
+
+@pytest.mark.parametrize("policy", ["fora", "firstblockcache", "magcache", "l2p"])
+def test_a_plan_serves_the_resolution_that_was_recorded(model, profile, policy):
+    plan = profile.plan(policy=policy)
+    assert (plan.shape, plan.dtype) == ((1, 6, 16), "float32")
+    made = compiled(model, plan=plan)
+
+    def run(called, **shape):
+        text = prompt(batch=shape.get("batch", 1))
+        return euler(lambda x, t, _: called(x, t.expand(len(x)), text), noise(**shape), grid(STEPS))
+
+    for shape in ({}, {"batch": 2}):
+        with counting() as ran:
+            run(made, **shape)
+        assert ran["attention"] < 4 * STEPS
+    assert not ditcache.summary(made).fallbacks
+    with counting() as ran:
+        ours = run(made, tokens=9)
+    assert ran["attention"] == 4 * STEPS
+    torch.testing.assert_close(ours, run(model, tokens=9), rtol=1e-6, atol=1e-6)
+    assert set(ditcache.summary(made).fallbacks) == {"changed shape"}
