@@ -17,6 +17,7 @@ from scipy.interpolate import CubicSpline
 from .checks import checks_for, low_rank
 from .error_diffusion import Array
 from .frontier import Frontier, frontier_of
+from .guidance import conditional, solved_scale
 from .plan_format import Plan, PlanError, RegionSchedule, is_monotone
 from .portfolio import FEWEST, POLICIES, guided_gram, solve, steps_for
 from .solver_weights import from_grid, impulse_response
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 DENOISER = "denoiser"
 """Name of the region that is the whole model; where it was recorded, plans are made for it."""
-
-MOST_GUIDANCE = 2.0
-"""Times the calibrated guidance up to which a profile still serves."""
 
 GRID_TOLERANCE = 1e-6
 """Relative to the range of the grid: timesteps closer than this are the same."""
@@ -195,31 +193,6 @@ def make_frontier(profile: Profile, policy: str) -> Frontier:
     """See `Profile.frontier`."""
     given = problem(profile)
     return frontier_of(given.gram, profile.timesteps, given.c, policy)
-
-
-def solved_scale(calibrated: float | None, wanted: float | None) -> float | None:
-    """The guidance scale whose Gram matrix a plan for `wanted` is solved on.
-
-    Up to the calibrated one the wanted scale itself: the algebra is exact for the outputs of the
-    recorded courses. Above it the calibrated one: the courses of a stronger guidance are others,
-    and the algebra would only add noise. Raises `PlanError` beyond `MOST_GUIDANCE` times it.
-    """
-    if calibrated is None or wanted is None or wanted <= calibrated:
-        return wanted
-    if wanted > MOST_GUIDANCE * calibrated:
-        raise PlanError(
-            f"guidance {wanted:g} is more than {MOST_GUIDANCE:g} times the {calibrated:g} that was "
-            "calibrated; calibrate again at the guidance that will be used"
-        )
-    return calibrated
-
-
-def conditional(branches: Sequence[str]) -> int:
-    """Index of the branch that the guidance scale multiplies: the one so named, else the first."""
-    for index, name in enumerate(branches):
-        if name.lower() in ("cond", "conditional", "positive", "pos", "text"):
-            return index
-    return 0
 
 
 def onto(profile: Profile, timesteps: Sequence[float] | None) -> Target:

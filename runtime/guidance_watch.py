@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..passes.guidance import farthest
 from ..passes.plan_format import Plan
 from .guidance_scale import HALVES, LARGEST_RESIDUAL, SMALLEST_DIFFERENCE
 from .recorder import leading
 from .seen import Glimpse, glimpse
 
-MOST = 2.05
-"""Up to twice the scale that a plan was made at it does as well as one made there; a scale that is
-measured is off by a little."""
+SLACK = 1.025
+"""A scale that is measured is off by a little."""
 
 
 @dataclass
@@ -63,7 +63,9 @@ class GuidanceWatch:
 
 def suits(plan: Plan, scale: float | None) -> bool:
     """Whether a plan may be used at a guidance scale."""
-    return scale is None or plan.guidance is None or scale <= MOST * max(1.0, plan.guidance)
+    if scale is None or plan.guidance is None:
+        return True
+    return scale <= SLACK * farthest(max(1.0, plan.guidance))
 
 
 def octave(scale: float | None) -> int | None:

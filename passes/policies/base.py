@@ -16,9 +16,10 @@ import numpy as np
 
 from ..error_diffusion import Array, Forecaster
 from ..forecasters import Taylor
+from ..guidance import conditional
 from ..outline import Outline
 from ..plan_format import DecisionRule, Plan, PlanError, ProbePoint, RegionSchedule
-from ..plan_from_profile import Target, conditional, onto, solver_weights
+from ..plan_from_profile import Target, onto, solver_weights
 from ..portfolio import guided_gram
 from ..profile import Profile
 
