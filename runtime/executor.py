@@ -127,7 +127,7 @@ class StepExecutor:
         step = moment.step + state.offset
         tensors = {r: self._row(plan, step, r, row, slots) for r, row in rows.items()}
         outputs = program.forecast(slots, tensors)
-        if outputs is None or not all_finite(outputs):
+        if outputs is None:
             return None
         session.clock.enter(sighting)
         session.state(moment)

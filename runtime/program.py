@@ -15,6 +15,7 @@ from .lower import lower
 from .memo import PrologueMemo, storages
 from .slots import SlotSet
 from .stats import Stats
+from .values import all_finite
 
 Rows = Mapping[str, Tensor]  # region -> f32[K], the forecast weights in the ring's physical order
 
@@ -170,7 +171,8 @@ class Program:
     def forecast(self, slots: SlotSet, rows: Rows) -> Any | None:
         """Outputs of the variant that forecasts all regions; None if that reads any model input.
 
-        What reads slots and weights alone needs nothing else of a call.
+        What reads slots and weights alone needs nothing else of a call. A forecast that is not
+        finite gives None too, and is not counted: the guarded way comes to it again.
         """
         ready = self._ready.get(("whole", (True,) * len(self.full)))
         if ready is None or ready.prologues:
@@ -178,8 +180,10 @@ class Program:
         if not all(r.source in ("slot", "row") for r in ready.inputs):
             return None
         outputs, writes = ready.run(*self._gather(ready.inputs, (), slots, rows, {}))
+        if writes or not all_finite(outputs):
+            return None
         self._stats.macs += ready.variant.macs
-        return None if writes else outputs
+        return outputs
 
     def revalidate(self) -> None:
         """Drop hoisted values whose weights changed unseen."""

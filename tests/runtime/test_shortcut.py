@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import threading
+from dataclasses import replace
 
 import ditcache
 import pytest
@@ -239,6 +240,46 @@ def test_a_nan_is_left_to_the_guarded_way():
         euler(forward, noise(), grid())
     assert ditcache.summary(made).forecast - before == 2  # before the NaN
     assert ditcache.summary(made).fallbacks["NaN or infinity in a forecast"]
+
+
+class Similar(Denoiser):
+    """Ends in a product without weights: a step that forecasts all blocks still costs something."""
+
+    def forward(
+        self, hidden_states: Tensor, timestep: Tensor, encoder_hidden_states: Tensor
+    ) -> tuple[Tensor]:
+        (h,) = super().forward(hidden_states, timestep, encoder_hidden_states)
+        return (torch.softmax(h @ h.transpose(1, 2), dim=-1) @ h,)
+
+
+def test_a_nan_forecast_costs_what_it_costs_without_shortcuts():
+    macs: list[int] = []
+    taken: list[int] = []
+    for shortcut in (False, True):
+        torch._dynamo.reset()
+        model = Similar()
+        model.out = nn.Identity()
+        made = compiled(model, policy="none", shortcut=shortcut)
+        made(noise(), torch.ones(1), prompt())
+        plan = make_plan(model)
+        blocks = replace(plan.regions[0], region="blocks[:]")
+        ditcache.apply(made, replace(plan, regions=(blocks,)))
+        generate(made)
+        before = ditcache.summary(made)
+        text = prompt(0)
+
+        def forward(x: Tensor, t: Tensor, i: int, made=made, text=text) -> Tensor:
+            x = x if i != 4 else torch.full_like(x, float("nan"))
+            return torch.nan_to_num(first(made(x, t.expand(1), text)))
+
+        with ditcache.generation():
+            euler(forward, noise(), grid())
+        after = ditcache.summary(made)
+        assert after.fallbacks["NaN or infinity in a forecast"]
+        macs.append(after.macs - before.macs)
+        taken.append(after.shortcuts - before.shortcuts)
+    assert taken == [0, 2]  # before the NaN
+    assert macs[0] == macs[1]
 
 
 def test_hooks_run_at_skipped_steps():
