@@ -94,7 +94,9 @@ class SelfProfiler:
             plan = self._plan(profile, again)
         except (ProfileError, PlanError) as refused:
             self._failures[group] += 1
-            if self._failures[group] == enough:
+            # One broken recording is no verdict; a plan that cannot be made from enough of them is.
+            verdict = 1 if isinstance(refused, PlanError) else enough
+            if self._failures[group] == verdict:
                 self.stats.fall_back("no plan could be made", f"{refused}")
             return False
         finally:
