@@ -6,36 +6,21 @@ tens of kilobytes, whatever the size of the model. Stored as safetensors, never 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import safetensors.numpy
-from safetensors import SafetensorError
 
-from .atomic_file import write_atomically
+from . import profile_file
 from .frontier import Frontier
 from .outline import Outline
 from .plan_format import Plan, is_monotone
 from .plan_from_profile import make_frontier, make_plan
+from .profile_file import AGAIN, Array, ProfileError
 from .refit import Reference
-
-FORMAT = "ditcache.profile"
-VERSION = 1
-AGAIN = "calibrate again"
-
-Array = npt.NDArray[np.float64]
-
-
-class ProfileError(ValueError):
-    """A profile that cannot be made, read or combined; the message says what to do about it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,51 +176,25 @@ class Profile:
         tensors = {f"gram.{i}": np.ascontiguousarray(r.gram) for i, r in enumerate(self.regions)}
         if self.solver is not None:
             tensors["solver"] = np.ascontiguousarray(self.solver)
-        document = json.dumps(
-            {
-                "signature": self.signature,
-                "timesteps": self.timesteps,
-                "branches": self.branches,
-                "samples": self.samples,
-                "sketch": self.sketch,
-                "guidance": self.guidance,
-                "macs": self.macs,
-                "outline": self.outline.to_json() if self.outline is not None else None,
-                "regions": [
-                    {"region": r.region, "shape": r.shape, "dtype": r.dtype} for r in self.regions
-                ],
-            }
-        )
-        metadata = {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "document": document,
-            "sha256": _checksum(document, tensors),
+        document = {
+            "signature": self.signature,
+            "timesteps": self.timesteps,
+            "branches": self.branches,
+            "samples": self.samples,
+            "sketch": self.sketch,
+            "guidance": self.guidance,
+            "macs": self.macs,
+            "outline": self.outline.to_json() if self.outline is not None else None,
+            "regions": [
+                {"region": r.region, "shape": r.shape, "dtype": r.dtype} for r in self.regions
+            ],
         }
-        write_atomically(path, safetensors.numpy.save(tensors, metadata))
+        profile_file.write(path, document, tensors)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Profile:
         """Read a profile; `ProfileError` if the file is not a sound one of this version."""
-        try:
-            data = Path(path).read_bytes()
-        except FileNotFoundError:
-            raise ProfileError(f"{path}: no such profile file") from None
-        metadata = _metadata(data)
-        if metadata.get("format") != FORMAT:
-            raise ProfileError(f"{path}: not a profile (expected safetensors of format {FORMAT})")
-        if metadata.get("version") != str(VERSION):
-            raise ProfileError(
-                f"{path}: profile version {metadata.get('version')}, this ditcache reads "
-                f"{VERSION}; {AGAIN}"
-            )
-        document = metadata.get("document", "")
-        try:
-            tensors = cast(dict[str, Array], safetensors.numpy.load(data))
-        except SafetensorError as error:
-            raise ProfileError(f"{path}: cut short or damaged ({error}); {AGAIN}") from None
-        if metadata.get("sha256") != _checksum(document, tensors):
-            raise ProfileError(f"{path}: damaged (its checksum does not match); {AGAIN}")
+        document, tensors = profile_file.read(path)
         try:
             return _build(json.loads(document), tensors)
         except ProfileError as error:
@@ -278,23 +237,6 @@ def _check(profile: Profile) -> None:
         raise ProfileError(f"solver weights must be {steps} finite numbers, got {solver}")
     if profile.guidance is not None and not np.isfinite(profile.guidance):
         raise ProfileError(f"guidance must be finite or None, got {profile.guidance}")
-
-
-def _metadata(data: bytes) -> dict[str, str]:
-    """Read the metadata of safetensors bytes (length, JSON header, tensors); {} if not such."""
-    try:
-        (size,) = struct.unpack_from("<Q", data)
-        header: Any = json.loads(data[8 : 8 + size])
-        return dict(header["__metadata__"])
-    except (struct.error, ValueError, KeyError, TypeError, OverflowError):
-        return {}
-
-
-def _checksum(document: str, tensors: Mapping[str, Array]) -> str:
-    digest = hashlib.sha256(document.encode())
-    for name in sorted(tensors):
-        digest.update(name.encode() + b"\0" + tensors[name].tobytes())
-    return digest.hexdigest()
 
 
 def _build(document: dict[str, Any], tensors: Mapping[str, Array]) -> Profile:
