@@ -23,8 +23,8 @@ from ..passes.plan_format import PlanError
 from . import config as configuration
 from . import dynamo, pipelines, shortcut
 from .config import OptionError
-from .executor import analyse
 from .per_model import PerModel
+from .programs import analyse
 from .session import Session, registry
 from .stats import log
 

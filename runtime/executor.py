@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,27 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..passes import pipeline
-from ..passes.base import PassContext, PassError
-from ..passes.ir import InputKind, StepGraph, kind_of, placeholders
+from ..passes.ir import StepGraph
 from ..passes.plan_format import Plan
-from ..passes.verifier import VerifyError
 from . import dispatcher
-from .clock import Moment, read_timestep
-from .config import Config
+from .clock import Moment
 from .dispatcher import Decision, GenerationState
-from .dynamo import compile_lock
-from .judge import Judge
+from .judge import judge_of
 from .program import Program
-from .roles import denoised_indices, is_size, latent_indices, timestep_index
-from .seen import GraphIdentity
+from .programs import Programs
+from .roles import denoised_indices
+from .row_tensors import RowTensors
 from .session import Session
 from .slots import SlotSet
+from .step_inputs import StepInputs
 from .values import all_finite, by_region, sample
 from .weights import WeightMark
-
-PLANS_HELD = 32
-"""Plans whose weights are kept as tensors; more are in use only while candidates are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,37 +52,25 @@ class StepExecutor:
         self.graph = graph
         self.pure = pure
         self.session = session
-        inputs = placeholders(graph.graph)
-        kinds = [kind_of(n) for n in inputs]
-        self._names = [n.name for n in inputs]
-        self._timestep = timestep_index(inputs)
-        self._latents = latent_indices(inputs, graph)
+        self._inputs = StepInputs(graph)
         self._denoised = denoised_indices(graph)
-        # Numbers too: one that steers the model may not change within a generation. Sizes do not
-        # count: that inputs change shape is seen without them.
-        source = {i: str(n.meta.get("source", n.name)) for i, n in enumerate(inputs)}
-        steering = [
-            i
-            for i, k in enumerate(kinds)
-            if k is InputKind.CONDITION or (k is InputKind.SCALAR and not is_size(source[i]))
-        ]
-        self._conditions = sorted(steering, key=lambda i: source[i])
-        self._condition_names = ("graph", *(source[i] for i in self._conditions))
-        self._identity = GraphIdentity(self, any(is_size(text) for text in source.values()))
         self.weights = WeightMark(graph.graph)
-        self._programs: dict[Hashable, Program] = {}
-        self._refused: dict[int, tuple[Plan, str]] = {}
-        self._rows: dict[int, tuple[Plan, dict[tuple[str, int, int], Tensor]]] = {}
+        self._programs = Programs(graph)
+        self._rows = RowTensors()
         self._checked: tuple[Any, int] | None = None  # the generation that weights were checked in
         self._macs = graph.region("denoiser").macs if graph.regions else 0
         self._macs += self.program(None).hoisted_macs
-        self.watched = {self._timestep, *self._latents, *self._conditions}
-        session.hoisted_bytes.append(self._hoisted_bytes)
+        session.hoisted_bytes.append(lambda: self._programs.hoisted_bytes)
 
     @property
     def macs(self) -> int:
         """MACs of one uncached call at the traced shape."""
         return self._macs
+
+    @property
+    def watched(self) -> set[int | None]:
+        """Indices of the inputs that a forecast reads."""
+        return self._inputs.watched
 
     def __call__(self, *args: Any) -> Any:
         """One call of the model: `args` are the graph's inputs; gives the graph's outputs."""
@@ -105,12 +87,11 @@ class StepExecutor:
         and a call of the executor will say and do what there is to.
         """
         session = self.session
-        timestep = read_timestep(args[self._timestep]) if self._timestep is not None else None
-        if timestep is None or not session.enabled or session.replaying:
+        if not session.enabled or session.replaying:
             return None
-        latents = self._integrated(args)
-        conditions = [self._identity, *[args[i] for i in self._conditions]]
-        sighting = session.clock.look(timestep, latents, conditions, self._condition_names)
+        sighting = self._inputs.look(args, session.clock)
+        if sighting is None:
+            return None
         moment = sighting.moment
         state = session.going_on(moment)
         if state is None or self._checked != (moment.track, moment.serial):
@@ -119,14 +100,13 @@ class StepExecutor:
             return None
         rows = dispatcher.foresee(state, moment, session.active_plans)
         plan = state.plan
-        if rows is None or (program := self._programs.get(plan.form)) is None:
+        if rows is None or (program := self._programs.known(plan)) is None:
             return None
         if not unchanged():
             return None
         slots = state.slots[moment.branch]
         step = moment.step + state.offset
-        tensors = {r: self._row(plan, step, r, row, slots) for r, row in rows.items()}
-        outputs = program.forecast(slots, tensors)
+        outputs = program.forecast(slots, self._rows.of_step(plan, step, rows, slots))
         if outputs is None:
             return None
         session.clock.enter(sighting)
@@ -143,12 +123,12 @@ class StepExecutor:
         session = self.session
         session.stats.calls += 1
         session.stats.macs_uncached += self._macs
-        moment = self._moment(args)
+        moment = self._inputs.moment(args, session.clock)
         self._check_weights(moment, args)
         if not session.enabled:
             return self._full(args)
         if moment is None:
-            listed = ", ".join(self._condition_names[1:]) or "none"
+            listed = ", ".join(self._inputs.steering) or "none"
             session.stats.fall_back(
                 "no timestep",
                 "No input tells the time, or its batch stands at several timesteps. The other "
@@ -161,7 +141,7 @@ class StepExecutor:
         state = session.state(moment)
         slots = state.slots.setdefault(moment.branch, SlotSet())
         if moment.step == 1:
-            session.measure_guidance(state, self._integrated(args))
+            session.measure_guidance(state, self._inputs.latents(args))
         decision = dispatcher.decide(state, moment, slots, session.plans_for(state))
         if decision.plan is not None and self._refuses(decision.plan):
             return self._full(args, moment, state)
@@ -185,7 +165,7 @@ class StepExecutor:
         self.session.stats.computed += 1
         recording = state.recording if state is not None else None
         if recording is not None and moment is not None:
-            recording.add(moment, self._integrated(args), by_region(values, program.region_of))
+            recording.add(moment, self._inputs.latents(args), by_region(values, program.region_of))
         return outputs
 
     def _planned(
@@ -201,20 +181,18 @@ class StepExecutor:
         program = self.program(plan)
         carried: dict[str, Any] | None = None
         if plan.rule is not None:
-            decision, carried = self._ask(program, args, moment, state, slots, decision)
+            judge = judge_of(state, moment.branch, plan)
+            decision, carried = judge.decide(decision, program, args, slots, moment.step)
         modes = program.modes(decision.rows)
         if not program.has(modes):
             modes = program.full
         stats = self.session.stats
         if any(modes):
             if state.recording is not None and self.session.replaying:
-                state.recording.add(moment, self._integrated(args), {})
+                state.recording.add(moment, self._inputs.latents(args), {})
             else:
                 state.recording = None  # a generation with forecasts is no measurement
-            rows = {
-                region: self._row(plan, decision.step, region, row, slots)
-                for region, row in decision.rows.items()
-            }
+            rows = self._rows.of_step(plan, decision.step, decision.rows, slots)
             outputs, values = program.run(modes, args, slots, rows, carried)
             if not all_finite(outputs):
                 state.full = "NaN or infinity in a forecast"
@@ -225,7 +203,7 @@ class StepExecutor:
             outputs, values = program.run(modes, args, slots, {}, carried)
             stats.computed += 1
             if state.recording is not None or moment.step == 0:
-                latents, found = self._integrated(args), by_region(values, program.region_of)
+                latents, found = self._inputs.latents(args), by_region(values, program.region_of)
                 if moment.step == 0 and plan.guidance is not None:
                     state.guidance.saw(latents, found.get("denoiser"))
                 if state.recording is not None:
@@ -237,36 +215,6 @@ class StepExecutor:
             if decision.plan is not None:
                 self._keep(moment, state, slots, decision, values)
         return outputs
-
-    def _ask(  # noqa: PLR0917
-        self,
-        program: Program,
-        args: Sequence[Any],
-        moment: Moment,
-        state: GenerationState,
-        slots: SlotSet,
-        decision: Decision,
-    ) -> tuple[Decision, dict[str, Any] | None]:
-        """Let the plan's rule decide about a step that the plan leaves open.
-
-        Gives the decision and what the program's head computed; nothing where the plan decided.
-        """
-        plan = decision.plan
-        assert plan is not None
-        judge = state.judges.get(moment.branch)
-        if judge is None or judge.plan is not plan:
-            judge = state.judges[moment.branch] = Judge(plan)
-        if not decision.rows or not program.has_references(slots):
-            return replace(decision, rows={}), None
-        probes, carried = program.head(args, slots)
-        if not judge.skips(decision.step, probes):
-            return replace(decision, rows={}), carried
-        rows = {
-            name: judge.row(row, ring, moment.step)
-            for name, row in decision.rows.items()
-            if (ring := slots.of(name)) is not None
-        }
-        return replace(decision, rows=rows), carried
 
     def _suited(
         self, moment: Moment, state: GenerationState, decision: Decision, outputs: Any
@@ -322,48 +270,20 @@ class StepExecutor:
 
     def program(self, plan: Plan | None) -> Program:
         """The program for a plan, made on first use; raises PassError if the plan does not fit."""
-        key = None if plan is None else plan.form
-        known = self._programs.get(key)
-        if known is not None:
-            return known
-        # Passes work on fake tensors, which two threads cannot use at once.
-        with compile_lock:
-            made = self._programs.get(key)  # another thread was faster
-            if made is None:
-                made = self._programs[key] = self._specialised(plan)
-        return made
-
-    def _specialised(self, plan: Plan | None) -> Program:
-        """The step graph rewritten under a plan, not lowered yet."""
-        config = self.session.config
-        record = () if plan is not None else self.session.record_kinds
-        ctx = PassContext(
-            roles=config.inputs, plan=plan, record=record, slot_budget=config.slot_budget
-        )
-        started = self.graph
-        done, _ = pipeline.run(started, pipeline.REWRITE, ctx, check="fast")
-        budget = 0 if config.policy == "none" else config.hoist_budget
-        return Program(done, self._names, config.inner, budget, self.session.stats)
+        session = self.session
+        return self._programs.get(plan, session.config, session.record_kinds, session.stats)
 
     def forget_programs(self) -> None:
         """Drop all programs, e.g. because other regions are to be recorded."""
         self._programs.clear()
-        self._refused.clear()
         self._rows.clear()
 
     def _refuses(self, plan: Plan) -> bool:
         """Whether a plan does not fit this graph; counted at every call, tried once."""
-        known = self._refused.get(id(plan))
-        if known is None:
-            try:
-                self.program(plan)
-                return False
-            except PassError as refused:
-                known = self._refused[id(plan)] = (plan, str(refused))
-            except VerifyError as broken:
-                known = self._refused[id(plan)] = (plan, f"Internal error, please report: {broken}")
-        self.session.stats.fall_back("the plan does not fit this graph", known[1])
-        return True
+        why = self._programs.refusal(plan, self.session.config, self.session.stats)
+        if why is not None:
+            self.session.stats.fall_back("the plan does not fit this graph", why)
+        return why is not None
 
     def _check_weights(self, moment: Moment | None, args: Sequence[Any]) -> None:
         """Once in a generation: weights written to through `.data` count no version."""
@@ -371,47 +291,5 @@ class StepExecutor:
         if moment is not None and moment.starts and self.session.watches_weights:
             self.session.weights_are(self.weights.of(args), moment.track)
         if now is None or now != self._checked:
-            for program in self._programs.values():
-                program.revalidate()
+            self._programs.revalidate()
             self._checked = now
-
-    def _moment(self, args: Sequence[Any]) -> Moment | None:
-        timestep = read_timestep(args[self._timestep]) if self._timestep is not None else None
-        latents = self._integrated(args)
-        conditions = [self._identity, *[args[i] for i in self._conditions]]
-        return self.session.clock.tick(timestep, latents, conditions, self._condition_names)
-
-    def _integrated(self, args: Sequence[Any]) -> Tensor | None:
-        """The latents of a call; a list of them (one tensor a sample) counts as one vector."""
-        if len(self._latents) == 1:
-            return args[self._latents[0]]
-        parts = [args[i].reshape(-1) for i in self._latents]
-        return torch.cat(parts) if parts else None
-
-    def _row(
-        self, plan: Plan, step: int, region: str, row: tuple[float, ...], slots: SlotSet
-    ) -> Tensor:
-        """The row as a tensor in the ring's physical order, made once for each rotation."""
-        ring = slots.of(region)
-        assert ring is not None  # the dispatcher has seen its history
-        known = self._rows.get(id(plan))
-        if known is None or known[0] is not plan:  # held, so that no other plan gets its id
-            while len(self._rows) >= PLANS_HELD:
-                del self._rows[next(iter(self._rows))]
-            known = self._rows[id(plan)] = (plan, {})
-        key = (region, step, ring.rotation)
-        # Under a rule the row depends on which steps happened to compute.
-        made = known[1].get(key) if plan.rule is None else None
-        if made is None or made.device != ring.buffer.device:
-            weights = torch.tensor(ring.physical(row), dtype=torch.float32)
-            made = known[1][key] = weights.to(ring.buffer.device)
-        return made
-
-    def _hoisted_bytes(self) -> int:
-        return sum(program.hoisted_bytes for program in self._programs.values())
-
-
-def analyse(graph: StepGraph, config: Config) -> StepGraph:
-    """Run the analysis half of the pipeline; raises PassError if the graph cannot be cached."""
-    done, _ = pipeline.run(graph, pipeline.ANALYSIS, PassContext(roles=config.inputs), check="fast")
-    return done

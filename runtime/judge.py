@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ from ..passes.forecasters import Taylor
 from ..passes.ir import cache_probe
 from ..passes.plan_format import Plan
 from ..passes.policies import Reading, decider
+from .dispatcher import Decision, GenerationState
+from .program import Program
 from .slots import Ring, SlotSet
 
 
@@ -27,6 +31,30 @@ class Judge:
         self._rule = decider(plan.rule, len(plan.timesteps))
         self._order = plan.rule.order
         self._pending: list[tuple[int, list[Tensor | None]]] = []
+
+    def decide(
+        self,
+        decision: Decision,
+        program: Program,
+        args: Sequence[Any],
+        slots: SlotSet,
+        step: int,
+    ) -> tuple[Decision, dict[str, Any] | None]:
+        """Decide about a step that the plan leaves open; `step` is that of the generation.
+
+        Gives the decision and what the program's head computed; nothing where the plan decided.
+        """
+        if not decision.rows or not program.has_references(slots):
+            return replace(decision, rows={}), None
+        probes, carried = program.head(args, slots)
+        if not self.skips(decision.step, probes):
+            return replace(decision, rows={}), carried
+        rows = {
+            name: self.row(row, ring, step)
+            for name, row in decision.rows.items()
+            if (ring := slots.of(name)) is not None
+        }
+        return replace(decision, rows=rows), carried
 
     def skips(self, step: int, probes: Sequence[Tensor]) -> bool:
         """Whether to forecast this step; `probes` are f32[2] as `cache_probe` gives them.
@@ -69,3 +97,11 @@ class Judge:
         last = np.array([held + [0] * (self._order + 1 - len(held))])
         prior = Taylor(self._order).prior(last, np.array([len(held)]), step, np.zeros(0))
         return tuple(float(w) for w in prior[0])
+
+
+def judge_of(state: GenerationState, branch: str, plan: Plan) -> Judge:
+    """The judge of a plan in a generation's branch, made on first use."""
+    judge = state.judges.get(branch)
+    if judge is None or judge.plan is not plan:
+        judge = state.judges[branch] = Judge(plan)
+    return judge

@@ -1,0 +1,54 @@
+"""The rows of forecast weights as tensors, made once for each rotation of the ring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..passes.plan_format import Plan
+from .slots import Ring, SlotSet
+
+PLANS_HELD = 32
+"""Plans whose weights are kept as tensors; more are in use only while candidates are tried."""
+
+
+class RowTensors:
+    """Rows of the plans in use, f32[K] each, in the physical order and on the device of a ring."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Plan, dict[tuple[str, int, int], Tensor]]] = {}
+
+    def of_step(
+        self, plan: Plan, step: int, rows: Mapping[str, tuple[float, ...]], slots: SlotSet
+    ) -> dict[str, Tensor]:
+        """The rows of a step of the plan by region, given with the newest entry's weight first.
+
+        Each region has its ring: the dispatcher has looked at its history.
+        """
+        return {
+            region: self._row(plan, step, region, row, ring)
+            for region, row in rows.items()
+            if (ring := slots.of(region)) is not None
+        }
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._known.clear()
+
+    def _row(
+        self, plan: Plan, step: int, region: str, row: tuple[float, ...], ring: Ring
+    ) -> Tensor:
+        known = self._known.get(id(plan))
+        if known is None or known[0] is not plan:  # held, so that no other plan gets its id
+            while len(self._known) >= PLANS_HELD:
+                del self._known[next(iter(self._known))]
+            known = self._known[id(plan)] = (plan, {})
+        key = (region, step, ring.rotation)
+        # Under a rule the row depends on which steps happened to compute.
+        made = known[1].get(key) if plan.rule is None else None
+        if made is None or made.device != ring.buffer.device:
+            weights = torch.tensor(ring.physical(row), dtype=torch.float32)
+            made = known[1][key] = weights.to(ring.buffer.device)
+        return made

@@ -1,0 +1,66 @@
+"""What the runtime reads of a step's inputs: when it is, the latents, and what steers the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..passes.ir import InputKind, StepGraph, kind_of, placeholders
+from .clock import Clock, Moment, Sighting, read_timestep
+from .roles import is_size, latent_indices, timestep_index
+from .seen import GraphIdentity
+
+
+class StepInputs:
+    """Reads moment and latents from the arguments of one compiled graph.
+
+    `watched` are the indices of the inputs that are read; `steering` names those that may not
+    change within a generation.
+    """
+
+    def __init__(self, graph: StepGraph) -> None:
+        inputs = placeholders(graph.graph)
+        self._timestep = timestep_index(inputs)
+        self._latents = latent_indices(inputs, graph)
+        # Numbers too: one that steers the model may not change within a generation. Sizes do not
+        # count: that inputs change shape is seen without them.
+        source = {i: str(n.meta.get("source", n.name)) for i, n in enumerate(inputs)}
+        kinds = [kind_of(n) for n in inputs]
+        steering = [
+            i
+            for i, k in enumerate(kinds)
+            if k is InputKind.CONDITION or (k is InputKind.SCALAR and not is_size(source[i]))
+        ]
+        self._conditions = sorted(steering, key=lambda i: source[i])
+        self.steering = tuple(source[i] for i in self._conditions)
+        self._names = ("graph", *self.steering)
+        self._identity = GraphIdentity(self, any(is_size(text) for text in source.values()))
+        self.watched = {self._timestep, *self._latents, *self._conditions}
+
+    def moment(self, args: Sequence[Any], clock: Clock) -> Moment | None:
+        """Enter a call; None if neither input nor scope tells the time."""
+        steering = self._steering(args)
+        return clock.tick(self._time(args), self.latents(args), steering, self._names)
+
+    def look(self, args: Sequence[Any], clock: Clock) -> Sighting | None:
+        """The moment of a call that is not entered yet; None if no input tells the time."""
+        timestep = self._time(args)
+        if timestep is None:
+            return None
+        return clock.look(timestep, self.latents(args), self._steering(args), self._names)
+
+    def latents(self, args: Sequence[Any]) -> Tensor | None:
+        """The latents of a call; a list of them (one tensor a sample) counts as one vector."""
+        if len(self._latents) == 1:
+            return args[self._latents[0]]
+        parts = [args[i].reshape(-1) for i in self._latents]
+        return torch.cat(parts) if parts else None
+
+    def _time(self, args: Sequence[Any]) -> float | None:
+        return read_timestep(args[self._timestep]) if self._timestep is not None else None
+
+    def _steering(self, args: Sequence[Any]) -> list[Any]:
+        return [self._identity, *[args[i] for i in self._conditions]]
