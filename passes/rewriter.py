@@ -12,7 +12,6 @@ from torch import Tensor, fx
 
 from .base import PassError
 from .cached_regions import Cached
-from .effects import recompute
 from .grouping import ordered_groups
 from .ir import (
     Depends,
@@ -24,15 +23,13 @@ from .ir import (
     cache_forecast,
     cache_probe,
     cache_write,
-    kind_of,
     output_node,
     placeholders,
-    relayout,
     set_value,
     value_of,
 )
+from .made_nodes import as_traced, computed, delta, in_dtype, operand
 from .probes import ProbeValue
-from .symbolic import is_static, same_layout, stride_of
 
 Write = tuple[Slot, fx.Node, fx.Node | None]  # slot, value, the base that is taken from it
 
@@ -171,7 +168,7 @@ class Rewriter:
         """A probe of a value that is just computed; after the last one, the decision."""
         slot = probes[probe]
         node, base = self.nodes[probe.value], self._old(probe.base)
-        value = _delta(self.new, self.env[node], None if base is None else self.env[base])
+        value = delta(self.new, self.env[node], None if base is None else self.env[base])
         self.probed[slot.name] = self.env[value] = value
         made = self.new.call_function(cache_probe, (value, self.slots[slot.name]))
         made.meta.update(depends=Depends.LATENT, probe=slot.name)
@@ -187,7 +184,7 @@ class Rewriter:
 
     def _write(self, write: Write) -> None:
         slot, node, base = write
-        value = _delta(self.new, self.env[node], None if base is None else self.env[base])
+        value = delta(self.new, self.env[node], None if base is None else self.env[base])
         made = self.new.call_function(cache_write, (self.slots[slot.name], value))
         made.meta["depends"] = Depends.LATENT
         set_value(made, value_of(value))
@@ -243,9 +240,9 @@ class Rewriter:
                 fresh = torch.empty(traced.shape, dtype=traced.dtype, device=traced.device)
             set_value(value, fresh)
             if slot.value in cached.base:
-                base = _cast(graph, local[self.nodes[cached.base[slot.value]]], traced.dtype)
-                value = _computed(graph.call_function(operator.add, (base, value)))
-            made.append(_as_traced(value, traced))
+                base = in_dtype(graph, local[self.nodes[cached.base[slot.value]]], traced.dtype)
+                value = computed(graph.call_function(operator.add, (base, value)))
+            made.append(as_traced(value, traced))
         graph.output(tuple(made))
         return graph
 
@@ -264,7 +261,7 @@ class Rewriter:
             (s, self.nodes[s.value], self._old(cached.base.get(s.value))) for s in cached.slots
         ]
         for slot, node, base in (*writes, *extra):
-            value = _delta(graph, local[node], None if base is None else local[base])
+            value = delta(graph, local[node], None if base is None else local[base])
             made = graph.call_function(cache_write, (rings[slot.name], value))
             set_value(made, value_of(value))
         graph.output(tuple(local[self.nodes[s.value]] for s in cached.slots))
@@ -278,48 +275,7 @@ class Rewriter:
         extra: Sequence[Write],
     ) -> tuple[fx.Graph, dict[fx.Node, fx.Node], dict[str, fx.Node], fx.Node]:
         graph = fx.Graph()
-        local = {arg: _operand(graph, self.env[arg]) for arg in operands}
+        local = {arg: operand(graph, self.env[arg]) for arg in operands}
         names = [s.name for s in cached.slots] + [s.name for s, _, _ in extra]
-        rings = {name: _operand(graph, self.slots[name]) for name in names}
-        return graph, local, rings, _operand(graph, weights)
-
-
-def _delta(graph: fx.Graph, value: fx.Node, base: fx.Node | None) -> fx.Node:
-    """`value - base` in value's dtype; `value` itself without a base."""
-    if base is None:
-        return value
-    base = _cast(graph, base, cast(Tensor, value_of(value)).dtype)
-    return _computed(graph.call_function(operator.sub, (value, base)))
-
-
-def _cast(graph: fx.Graph, value: fx.Node, dtype: torch.dtype) -> fx.Node:
-    if cast(Tensor, value_of(value)).dtype == dtype:
-        return value
-    return _computed(graph.call_method("to", (value, dtype)))
-
-
-def _computed(node: fx.Node) -> fx.Node:
-    """A node that a pass made, with the fake value that its op gives."""
-    node.meta["depends"] = Depends.LATENT
-    set_value(node, recompute(node))
-    return node
-
-
-def _as_traced(made: fx.Node, traced: Tensor) -> fx.Node:
-    """The forecast in the memory layout that the traced value has; what follows may rely on it."""
-    if not is_static(traced) or same_layout(cast(Tensor, value_of(made)), traced):
-        return made
-    stride = stride_of(traced)
-    laid = made.graph.call_function(relayout, (made, stride))
-    with getattr(traced, "fake_mode", torch.no_grad()):
-        fresh = torch.empty_strided(traced.shape, stride, dtype=traced.dtype, device=traced.device)
-    set_value(laid, fresh)
-    return laid
-
-
-def _operand(graph: fx.Graph, outer: fx.Node) -> fx.Node:
-    node = graph.placeholder(outer.name)
-    node.meta = {k: v for k, v in outer.meta.items() if k != "macs"}
-    if kind_of(outer) is None:
-        node.meta["kind"] = InputKind.HOISTED if not outer.meta.get("depends") else None
-    return node
+        rings = {name: operand(graph, self.slots[name]) for name in names}
+        return graph, local, rings, operand(graph, weights)
