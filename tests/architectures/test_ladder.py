@@ -71,7 +71,7 @@ def same(one, two):
 
 def near(one, two):
     """Equal up to the order of fp32 sums, on the scale of the result."""
-    assert (one - two).norm() <= 1e-5 * two.norm(), f"{(one - two).norm() / two.norm():.2g}"
+    assert (one - two).norm() <= 2e-6 * two.norm(), f"{(one - two).norm() / two.norm():.2g}"
 
 
 each = pytest.mark.parametrize("run", ONE_GRAPH, indirect=True, scope="module")
@@ -89,7 +89,7 @@ def test_a_plan_equals_the_loop_by_hand_in_every_generation(run):
     ditcache.apply(run.compiled, run.covered.plan)
     first = run.sampler(run.compiled, SMALL)
     near(first, run.by_hand(SMALL))
-    assert (first - run.eager(SMALL)).norm() > 1e-4 * first.norm(), "the plan did nothing"
+    assert (first - run.eager(SMALL)).norm() > 2e-5 * first.norm(), "the plan did nothing"
     near(run.sampler(run.compiled, OTHER), run.by_hand(OTHER))
     large = run.sampler(run.compiled, LARGE)
     if run.architecture.sizes:
@@ -105,10 +105,13 @@ def test_as_many_steps_compute_as_the_plan_says(run):
     """Counted by the matrix products that run, from outside of ditcache."""
     assert run.covered.plan.computed_steps == COMPUTED
     run.sampler(run.compiled, SMALL)
+    ditcache.remove(run.compiled)
+    whole = run.products(run.compiled, SMALL)
+    one_less = run.products(run.compiled, Request(STEPS - 1))
+    # Work whose result nobody reads, as a last block's text, is dropped from every step.
+    assert one_less < whole <= run.products(run.model, SMALL)
     ditcache.apply(run.compiled, run.covered.plan)
-    whole, less = run.products(run.model, SMALL), run.products(run.model, Request(STEPS - 1))
-    assert whole > less
-    skipped = (STEPS - COMPUTED) * (whole - less)
+    skipped = (STEPS - COMPUTED) * (whole - one_less)
     assert run.products(run.compiled, SMALL) == whole - skipped
 
 
