@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, fx
 
+from .attention_kernels import KernelChoices
 from .base import PassContext, PassError, PassResult
 from .effects import (
     alias_sources,
@@ -45,7 +46,8 @@ class Normalize:
     itself made, becomes a functional op and later uses read the new value. Writing into an input,
     or into a value of which a view is read again later, has no functional equivalent that this
     pass can prove; it is refused. What shares storage is read off the fake values of the trace.
-    Switches of grad mode go: the step runs without gradients.
+    Switches of grad mode go: the step runs without gradients. A choice of attention kernel
+    (`sdpa_kernel`) becomes an argument of the attention ops in its range.
 
     Given::
 
@@ -72,6 +74,7 @@ class Normalize:
         latest: dict[fx.Node, fx.Node] = {}  # a written tensor's newest version, by its first name
         same: dict[fx.Node, fx.Node] = {}  # the result of a write is the tensor that was written
         writes: _Writes | None = None
+        kernels = KernelChoices(source.graph.nodes)
         mutations = 0
         taken: dict[str, int] = {}
 
@@ -110,8 +113,9 @@ class Normalize:
                 new.output(args[0]).meta = dict(node.meta)
             elif node.target is torch._C._set_grad_enabled:
                 mutations += 1
-            else:
-                env[node] = emit(node, node.target, node.args, node.kwargs)
+            elif not kernels.marks(node):
+                target, kwargs = kernels.chosen(node)
+                env[node] = emit(node, target, node.args, kwargs)
                 if node.op == "placeholder":
                     env[node].meta["source"] = source_name(node)
         _place_autocast_marks(new)

@@ -23,7 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .tiny_pipelines import denoiser, generate, set_denoiser
 
 aten = torch.ops.aten
+# In inference mode a dispatch mode sees the composite ops themselves.
 PRODUCTS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution}
+PRODUCTS |= {aten.linear, aten.matmul, aten.conv2d}
 
 
 class Products(TorchDispatchMode):

@@ -6,6 +6,7 @@ under it, only the predicted error is that of the weights it was recorded with.
 
 from __future__ import annotations
 
+import ditcache
 import peft
 import pytest
 import torch
@@ -141,3 +142,27 @@ def test_an_adapter_switched_in_mid_generation():
         tiny.generate(pipeline, 1, callback_on_step_end=switch)
     assert calls.computed[8:10] == [True, True]
     follows(pipeline, plan, branches=2, seed=2)
+
+
+def test_many_adapters_run_into_dynamos_limit_and_stay_right():
+    """After `recompile_limit` graphs Dynamo runs the model uncompiled: slow, never wrong."""
+    pipeline = tiny.sd3()
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False)
+    pipeline.transformer.add_adapter(config, adapter_name="one")
+    made, _ = planned(pipeline)
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for scale in (0.2, 0.4, 0.6):
+            made._orig_mod.set_adapters(["one"], [scale])
+            ours, theirs = (
+                m(
+                    hidden_states=torch.ones(1, 4, 8, 8),
+                    timestep=torch.ones(1),
+                    encoder_hidden_states=tiny.words(0),
+                    pooled_projections=tiny.pooled(0),
+                    return_dict=False,
+                )[0]
+                for m in (made, made._orig_mod)
+            )
+            same(ours, theirs)
+    assert ditcache.summary(made).forecast == 0

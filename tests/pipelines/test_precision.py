@@ -1,4 +1,4 @@
-"""Half precision, and where gradients stand."""
+"""Half precision, and where gradients and inference mode stand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from . import tiny_pipelines as tiny
-from .observing import by_hand, compiled, error, in_full, own_plan, planned, steps_of, watched
+from .observing import by_hand, compiled, error, in_full, own_plan, planned, same, steps_of, watched
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -41,6 +41,16 @@ def test_another_dtype_on_the_same_model():
     with watched(made) as calls:
         tiny.generate(pipeline, 2)
     assert calls.computed == steps_of(plan)
+
+
+def test_inference_mode_and_no_grad_in_turn():
+    pipeline = tiny.flux()
+    made, plan = planned(pipeline)
+    plain = tiny.generate(pipeline, 1)
+    with torch.inference_mode(), watched(made) as calls:
+        inferred = tiny.generate(pipeline, 1)
+    assert calls.computed == steps_of(plan, 2)
+    same(inferred.clone(), plain)
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])

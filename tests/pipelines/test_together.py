@@ -54,6 +54,9 @@ def test_another_attention_backend(monkeypatch):
     made, plan = planned(pipeline)
     made._orig_mod.set_attention_backend("_native_math")
     follows(pipeline, plan, branches=2, seed=1)
+    ditcache.remove(made)
+    in_full(pipeline, 16, seed=1)
+    ditcache.apply(made, plan)
     made._orig_mod.reset_attention_backend()
     follows(pipeline, plan, branches=2, seed=1)
 
