@@ -25,6 +25,7 @@ def document(contest: Contest, contestants: list[str], budgets: list[float]) -> 
     cells = _present(contest, contestants, budgets)
     setting = contest.arena.setting
     return {
+        "what": "ditcache bench",
         "environment": environment("ditcache.bench"),
         "setting": asdict(setting) | {"guidance": contest.arena.workload.guidance},
         "weights_and_setting": contest.arena.key,

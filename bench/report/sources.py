@@ -9,6 +9,9 @@ from typing import Any
 
 from ..bad_input import BadInput
 
+# What a document says it is, in the order of the page.
+KINDS = {"ditcache compare": "compare", "ditcache evaluate": "evaluate", "ditcache bench": "bench"}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -45,18 +48,10 @@ def find(folder: Path) -> list[Source]:
         raise BadInput(
             f"{folder}: no results in it; expected compare.json, evaluate.json or a result of bench"
         )
-    order = {"compare": 0, "evaluate": 1, "bench": 2}
-    return sorted(found, key=lambda source: (order[source.kind], source.path))
+    order = list(KINDS.values())
+    return sorted(found, key=lambda source: (order.index(source.kind), source.path))
 
 
 def _kind(document: Any) -> str | None:
-    if not isinstance(document, dict):
-        return None
-    if document.get("what") == "ditcache compare":
-        return "compare"
-    if document.get("what") == "ditcache evaluate":
-        return "evaluate"
-    cells = document.get("cells")
-    if isinstance(cells, list) and cells and all(isinstance(c, dict) for c in cells):
-        return "bench" if any("psnr" in c and "macs_reduction" in c for c in cells) else None
-    return None
+    what = document.get("what") if isinstance(document, dict) else None
+    return KINDS.get(what) if isinstance(what, str) else None

@@ -274,6 +274,11 @@ def test_command_from_end_to_end(tmp_path, tiny_flux, capsys):
     lines = (folder / "cells.jsonl").read_text().count("\n")
     assert cli.main(arguments) == 0
     assert (folder / "cells.jsonl").read_text().count("\n") == lines
+    assert cli.main(["report", str(folder)]) == 0
+    page = (folder / "report.html").read_text()
+    psnr = made["cells"][0]["over_samples"]["psnr"]["mean"]
+    assert f"<td>{psnr:.4f}<small>" in page
+    assert "<title>fewer-steps-ab2: MACs reduction" in page
 
 
 def test_factory_must_exist():
