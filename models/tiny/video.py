@@ -100,8 +100,8 @@ def load_svd_emoji(
 
     The variants are distilled from the full model. "four-step" is a consistency model with its own
     scheduler, which draws noise at every step from PyTorch's global generator: pass
-    `num_inference_steps=4, max_guidance_scale=1.0`. "guided" gives the velocity of guidance 2 in
-    one call (pass `max_guidance_scale=1.0`); it does not come with the package.
+    `num_inference_steps=4, max_guidance_scale=1.0`. "guided" gives the velocity of guidance 1 to 2
+    in one call: pass `max_guidance_scale=1.0`.
 
     Raises:
         ImportError: diffusers or transformers is missing.

@@ -174,6 +174,9 @@ def write_averaged(module: nn.Module, ema: Ema, out: Path) -> Any:
     ema.copy_to(final)
     # Files stay small, and ten bits of mantissa are more than the noise of training is worth.
     copy.deepcopy(final).half().save_pretrained(str(out))
+    config = out / "config.json"
+    kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+    config.write_text(json.dumps(kept, indent=2) + "\n")  # a path says nothing elsewhere
     return final
 
 

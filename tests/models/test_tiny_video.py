@@ -92,12 +92,21 @@ def test_four_steps_move_more_than_the_full_model_in_four_steps():
     assert clips.diff(dim=1).abs().mean() > full.diff(dim=1).abs().mean()
 
 
-def test_unknown_and_missing_variants_say_what_to_do():
+def test_guided_model_is_nearer_to_guidance_in_one_call_than_the_full_one():
+    first = tiny.svd_emoji_frames().evaluation[:8]
+    wanted = animate(tiny.load_svd_emoji(), first, num_inference_steps=12, max_guidance_scale=2.0)
+    settings = {"num_inference_steps": 12, "max_guidance_scale": 1.0}
+    guided = animate(tiny.load_svd_emoji(variant="guided"), first, **settings)
+    free = animate(tiny.load_svd_emoji(), first, **settings)
+    assert (guided - wanted).square().mean() < 0.7 * (free - wanted).square().mean()
+
+
+def test_unknown_and_missing_variants_say_what_to_do(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="four-step"):
         tiny.load_svd_emoji(variant="five-step")
-    if not (tiny.SVD_EMOJI / "unet-guided").is_dir():
-        with pytest.raises(FileNotFoundError, match="svd_distill"):
-            tiny.load_svd_emoji(variant="guided")
+    monkeypatch.setattr("ditcache.models.tiny.video.SVD_EMOJI", tmp_path)
+    with pytest.raises(FileNotFoundError, match="svd_distill"):
+        tiny.load_svd_emoji(variant="guided")
 
 
 def test_interpolation_puts_frames_between():
