@@ -1,0 +1,215 @@
+"""Write a computed value into a slot's ring, and sketch it for the profile in the same pass.
+
+On the CPU the references run. On CUDA a Triton kernel reads the value once and writes the entry
+once: packed, it writes half or a quarter of the value's bytes. For the sketch each program adds up
+its own part, and the parts are added in a fixed order, so that the result is the same every time.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .formats import SCALE_BLOCK, Format, Packed, format_of, pack_reference
+from .launch import launching_on, needs_device, needs_fp8, needs_index, needs_values, row_of
+
+TILE = 1024
+"""Numbers in one tile where nothing is sketched; a sketch's tile is as wide as the sketch."""
+TILES = 8
+"""Tiles that one program writes and sketches, one after another."""
+
+
+def write_reference(
+    value: Tensor,
+    slot: Tensor | Packed,
+    position: int | Tensor,
+    *,
+    row: Tensor | None = None,
+) -> None:
+    """The meaning of a write: slot[position] = value, cast or packed (`formats.pack_reference`).
+
+    `position` is a number, one on the device, or with `row` a table of them.
+    """
+    data = slot.data if isinstance(slot, Packed) else slot
+    numbers, scales = value.to(data.dtype), None
+    if isinstance(slot, Packed):
+        numbers, scales = pack_reference(value, format_of(slot.data, slot.scales))
+    if isinstance(position, Tensor):
+        position = min(max(int(row_of(position, row)), 0), len(data) - 1)
+    data[position].copy_(numbers)
+    if isinstance(slot, Packed) and slot.scales is not None and scales is not None:
+        slot.scales[position].copy_(scales)
+
+
+def sketch_reference(value: Tensor, signs: Tensor, rows: int, width: int) -> Tensor:
+    """The meaning of a sketch: z[r, b] = sum of signs[j] * value[r, j] over j = b mod width, in fp32.
+
+    value: [*shape], taken as [rows, size]; signs: int8[at least size], +1 or -1 (Charikar, Chen and
+    Farach-Colton, "Finding frequent items in data streams", 2002, with strided buckets). Gives
+    f32[rows, width].
+    """  # noqa: E501
+    flat = value.reshape(rows, -1).to(torch.float32)
+    flat = flat * signs[: flat.shape[1]]
+    flat = torch.nn.functional.pad(flat, (0, -flat.shape[1] % width))
+    return flat.view(rows, -1, width).sum(1)
+
+
+def write(
+    value: Tensor,
+    slot: Tensor | Packed | None,
+    position: int | Tensor = 0,
+    *,
+    row: Tensor | None = None,
+    signs: Tensor | None = None,
+    rows: int = 1,
+    width: int = 512,
+) -> Tensor | None:
+    """Write a value over entry `position` of a ring; with `signs`, sketch it too.
+
+    value: [*shape], fp32/bf16/fp16; one that is not contiguous is copied first. slot: [K, *shape]
+    contiguous, in any floating-point type, or packed (`formats.Packed`); None to sketch only.
+    position: 0 <= position < K, or one int32 or int64 on the device, or with `row` (likewise) a
+    table [steps] of which it is taken. One outside the ring counts as the nearest.
+
+    signs: int8[at least size], the sketch's random signs, for value taken as [rows, size]; gives
+    the sketch f32[rows, width] then (`sketch_reference`), and None without. It is of the value, not
+    of what is stored. Two passes are made where the kernel cannot do with one: the width is not 128
+    times a power of two, or the format has scales and a row is not a whole number of runs of 128.
+    Raises ValueError for what does not fit together.
+    """
+    needs_values("write", "value", value)
+    if slot is None and signs is None:
+        raise ValueError("write got neither a slot nor signs; nothing to do")
+    if slot is not None:
+        _check_slot(value, slot, position, row)
+    if signs is not None:
+        _check_sketch(value, signs, rows, width)
+    if value.is_cuda:
+        return _write_triton(value, slot, position, row=row, signs=signs, rows=rows, width=width)
+    if slot is not None:
+        write_reference(value, slot, position, row=row)
+    return None if signs is None else sketch_reference(value, signs, rows, width)
+
+
+def _check_slot(
+    value: Tensor, slot: Tensor | Packed, position: int | Tensor, row: Tensor | None
+) -> None:
+    data = slot.data if isinstance(slot, Packed) else slot
+    if data.shape[1:] != value.shape:
+        got, want = tuple(value.shape), tuple(data.shape[1:])
+        raise ValueError(f"write got a value of shape {got}, the slot's entries are {want}")
+    if not data.is_contiguous():
+        raise ValueError(f"write takes a contiguous slot, got strides {data.stride()}")
+    needs_device("write", "the slot", data, value.device)
+    if isinstance(slot, Packed):
+        format_of(slot.data, slot.scales)
+        needs_fp8(data.dtype, data.device)
+    elif not data.dtype.is_floating_point:
+        raise ValueError(f"write takes a floating-point slot or a packed one, got {data.dtype}")
+    if isinstance(position, int):
+        if not 0 <= position < len(data):
+            raise ValueError(f"write got position {position} in a slot of {len(data)} entries")
+    elif row is None:
+        needs_index("write", "position", position, value.device)
+    else:
+        needs_index("write", "row", row, value.device)
+        if position.dim() != 1 or position.dtype not in (torch.int32, torch.int64):
+            got = f"{position.dtype}{list(position.shape)}"
+            raise ValueError(f"write needs positions [steps] of int32 or int64, got {got}")
+        needs_device("write", "positions", position, value.device)
+
+
+def _check_sketch(value: Tensor, signs: Tensor, rows: int, width: int) -> None:
+    if rows < 1 or value.numel() % rows:
+        raise ValueError(f"write cannot take a value of {value.numel()} numbers as {rows} rows")
+    if width < 1:
+        raise ValueError(f"write needs a sketch of at least one number, got {width}")
+    size = value.numel() // rows
+    if signs.dtype != torch.int8 or signs.dim() != 1 or len(signs) < size:
+        got = f"{signs.dtype}{list(signs.shape)}"
+        raise ValueError(f"write needs int8 signs for {size} numbers, got {got}")
+    needs_device("write", "signs", signs, value.device)
+
+
+def _write_triton(
+    value: Tensor,
+    slot: Tensor | Packed | None,
+    position: int | Tensor,
+    *,
+    row: Tensor | None = None,
+    signs: Tensor | None = None,
+    rows: int = 1,
+    width: int = 512,
+) -> Tensor | None:
+    value = value.contiguous()
+    if signs is None:
+        _launch(value, slot, position, row=row)
+        return None
+    runs, rest = divmod(width, SCALE_BLOCK)
+    if rest or runs & (runs - 1):  # no power of two of runs: tiles would not line up with buckets
+        if slot is not None:
+            _launch(value, slot, position, row=row)
+        return sketch_reference(value, signs, rows, width)
+    size = value.numel() // rows
+    scaled = isinstance(slot, Packed) and slot.scales is not None
+    if scaled and rows > 1 and size % SCALE_BLOCK:  # runs of scales go on from row to row
+        _launch(value, slot, position, row=row)
+        slot = None
+    return _launch(value, slot, position, row=row, signs=signs, rows=rows, tile=width)
+
+
+def _launch(
+    value: Tensor,
+    slot: Tensor | Packed | None,
+    position: int | Tensor,
+    *,
+    row: Tensor | None,
+    signs: Tensor | None = None,
+    rows: int = 1,
+    tile: int = TILE,
+) -> Tensor | None:
+    data, scales = (slot.data, slot.scales) if isinstance(slot, Packed) else (slot, None)
+    kind: Format | None = None if scales is None or data is None else format_of(data, scales)
+    entries = 1 if data is None else len(data)
+    where = None
+    if data is not None and isinstance(position, Tensor):
+        where = position
+    elif data is not None:
+        data = data[position]
+        scales = None if scales is None else scales[position]
+    size = value.numel() // rows
+    tiles = TILES if signs is not None else 1
+    chunks = -(-size // (tile * tiles))
+    parts = None
+    if signs is not None:
+        parts = torch.empty(rows, chunks, tile, device=value.device)
+    with launching_on(value.device):
+        write_kernel()[(chunks, rows)](
+            value,
+            data,
+            scales,
+            where,
+            None if where is None else row,
+            signs,
+            parts,
+            size,
+            entries,
+            1 if where is None else where.numel(),
+            LIMIT=None if kind is None else kind.limit,
+            FLOATS=data is None or data.dtype.is_floating_point,
+            RUNS=tile // SCALE_BLOCK,
+            SCALE_BLOCK=SCALE_BLOCK,
+            TILES=tiles,
+        )
+    return None if parts is None else parts.sum(1)  # no atomics: the same order every time
+
+
+@functools.cache
+def write_kernel() -> Any:
+    """The jitted kernel. Built on first use: importing triton costs a CPU-only process nothing."""
+    from ._write_kernel import write_kernel as kernel
+
+    return kernel
