@@ -27,7 +27,7 @@ def sketch_rows(value: Tensor, width: int, rows: int) -> Tensor:
     size = flat.shape[1]
     if width == 0 or size <= width:
         return flat.flatten().clone()
-    signs = _signs(size, width, flat.device)
+    signs = signs_of(size, width, flat.device)
     if signs.numel() != size:
         flat = torch.nn.functional.pad(flat, (0, signs.numel() - size))
     return (flat * signs).view(rows, -1, width).sum(1).flatten()
@@ -45,7 +45,8 @@ def sketch(value: Tensor, width: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
-def _signs(numel: int, width: int, device: torch.device) -> Tensor:
+def signs_of(numel: int, width: int, device: torch.device) -> Tensor:
+    """The signs of so many coordinates: int8 of +1 or -1, as many as fill whole rows of buckets."""
     padded = -(-numel // width) * width
     generator = torch.Generator().manual_seed(SEED)
     bits = torch.randint(0, 2, (padded,), generator=generator, dtype=torch.int8)

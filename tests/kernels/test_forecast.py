@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from ditcache.kernels.forecast import MAX_HISTORY, forecast, forecast_reference
+from ditcache.kernels.formats import FORMATS, Packed
+from ditcache.kernels.write import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,3 +79,52 @@ def test_entries_beyond_two_to_the_31_elements():
     slot = torch.zeros(3, 3 << 28, device="cuda", dtype=torch.float16)
     slot[2, -1] = 1.0
     assert forecast(slot, torch.tensor([0.0, 0.0, 2.0], device="cuda"))[-1].item() == 2.0
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("row", [None, -2, 1, 7])
+def test_packed_rings_and_rows_of_a_table(kind, row):
+    values = torch.randn(2, 3, 70).to(torch.float32)
+    slot, table = Packed.empty(FORMATS[kind], 2, values[0]), torch.randn(4, 2)
+    for k in range(2):
+        write(values[k], slot, k)
+    weights = table[0] if row is None else table
+    index = None if row is None else torch.tensor([row])
+    add = torch.randn(3, 70).to(torch.bfloat16)
+    got = forecast(slot, weights, row=index, add=add, out=torch.empty(3, 70))
+    w = table[min(max(row or 0, 0), 3)]
+    torch.testing.assert_close(got, torch.tensordot(w, slot.unpack(), 1) + add.float())
+    assert (got - torch.tensordot(w, values, 1) - add).abs().max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "message"),
+    [
+        ((torch.ones(2, 0), torch.ones(2)), {}, "empty slot"),
+        ((torch.ones(3, 2).t(), torch.ones(2)), {}, "contiguous slot"),
+        ((torch.ones(2, 3), torch.ones(4, 2)), {"row": torch.tensor([1.0])}, "as row"),
+        ((torch.ones(2, 3), torch.ones(4, 3)), {"row": torch.tensor(1)}, r"table \[steps, 2\]"),
+        ((torch.ones(2, 3), torch.ones(2).half()), {}, "fp32 weights"),
+        ((torch.ones(2, 3), torch.ones(2)), {"add": torch.ones(2)}, "entries' shape"),
+        ((torch.ones(2, 3), torch.ones(2)), {"out": torch.ones(3).half()}, "entries' type"),
+        ((torch.ones(2, 3), torch.ones(2, device="meta")), {}, "weights on cpu"),
+    ],
+)
+def test_what_does_not_fit_is_named(arguments, more, message):
+    with pytest.raises(ValueError, match=message):
+        forecast(*arguments, **more)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", FORMATS)
+def test_packed_rings_on_a_device(kind):
+    if kind == "fp8_e4m3" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("no hardware for fp8-e4m3")
+    value = torch.randn(3, 4097, device="cuda", dtype=torch.bfloat16).float()
+    slot, table = Packed.empty(FORMATS[kind], 2, value), torch.randn(4, 2, device="cuda")
+    for k in range(2):
+        write(value, slot, k)
+    row = torch.tensor([3], dtype=torch.int32, device="cuda")
+    got = forecast(slot, table, row=row, add=value)
+    expected = forecast_reference(slot, table, row=row, add=value)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
