@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import scope
-from .seen import Conditions, Kind, Latents, Seen
+from .foresight import LOST, close_to, denied, foresee, packed, snapped
+from .late_reads import LateReads, waits
+from .seen import Conditions, Kind, Latents, Seen, read_timestep
+from .track import Foreseen, Moment, Order, Sighting, Track
 
 MAX_TRACKS = 16  # threads that came and went; explicit generations are dropped at their end
 MAX_BRANCHES = 8
@@ -27,66 +28,6 @@ TAKING_TURNS = (
 )
 
 
-@dataclass(frozen=True)
-class Moment:
-    """Where one call stands.
-
-    `track` is a thread or an explicit generation, `serial` counts the generations in it, `step` the
-    denoising steps from 0; `timestep` is as the model saw it. `cause` says why a generation began
-    with this call, "" if none did; `changed` which condition changed, where one did.
-    """
-
-    track: Hashable
-    serial: int
-    branch: str
-    step: int
-    timestep: float
-    cause: str = ""
-    changed: str = ""
-
-    @property
-    def starts(self) -> bool:
-        """Whether this is the first call of its generation."""
-        return bool(self.cause)
-
-
-@dataclass
-class Track:
-    """One stream of generations, and what the last calls looked like."""
-
-    serial: int = -1
-    step: int = -1
-    timestep: float | None = None
-    direction: int = 0
-    called: dict[str, Seen] = field(default_factory=dict[str, Seen])  # in this step
-    conditions: dict[str, Conditions] = field(default_factory=dict[str, Conditions])
-    latents: dict[str, Latents] = field(default_factory=dict[str, Latents])  # latest, by branch
-    kinds: dict[str, list[Kind]] = field(default_factory=dict[str, "list[Kind]"])  # of latents
-
-    def begin(self) -> None:
-        """A new generation: nothing is known of it yet."""
-        self.serial += 1
-        self.step, self.timestep, self.direction = -1, None, 0
-        self.forget_calls()
-
-    def forget_calls(self) -> None:
-        """Forget what the calls looked like."""
-        self.called, self.conditions, self.latents, self.kinds = {}, {}, {}, {}
-
-
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """A call that the clock looked at and has not entered yet."""
-
-    moment: Moment
-    track: Track
-    latents: Any
-    glimpse: Latents
-    conditions: Sequence[Any]
-    names: tuple[str, ...]
-    base: str  # the branch by its name alone
-
-
 class Clock:
     """Tells the moment of each call from scopes, timesteps and the identity of the inputs.
 
@@ -96,9 +37,17 @@ class Clock:
     one timestep on the same latents, or on latents of another shape, are guidance branches. When
     the calls do not add up, the clock starts a new generation: the plan then finds no history, and
     the step is computed in full.
+
+    On a device the host would wait for what it has to read. From the second step of a generation on
+    whose grid is known, the moment is foreseen (`foresight.py`) and confirmed when what was read
+    comes in; `lost` is called where it is not, and from then on everything is read at once.
     """
 
     def __init__(self) -> None:
+        self.late = LateReads()
+        self.lost: Callable[[Moment, str], None] = lambda *_: None
+        self._foresees = True
+        self._usual: Order = ()  # the calls of a step in the generation before
         self._tracks: OrderedDict[Hashable, Track] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -126,12 +75,12 @@ class Clock:
     ) -> Sighting:
         """The moment that a call would have, if it were entered now."""
         explicit = scope.current_generation()
-        key: Hashable = explicit if explicit is not None else threading.get_ident()
-        base = scope.current_branch() or ""
+        key, base = _here()
         track = self._track(key)
         now = Latents(latents)
+        timestep = snapped(track.grid, track.step, timestep)
         name = _by_kind(track, timestep, base, now.kind)
-        name, cause = _place(track, timestep, name, latents)
+        name, cause = (name, LOST) if track.lost else _place(track, timestep, name, latents)
         known = track.conditions.get(name)  # None: a branch that joins later, by interval guidance
         changed = "" if cause or known is None else known.changed(conditions, names)
         if changed:
@@ -144,12 +93,46 @@ class Clock:
             moment = Moment(key, track.serial, name, step, timestep)
         return Sighting(moment, track, latents, now, conditions, names, base)
 
-    @staticmethod
-    def enter(sighting: Sighting) -> Moment:
+    def foresee(
+        self, timestep: Any, latents: Any, conditions: Sequence[Any], names: tuple[str, ...]
+    ) -> Sighting | None:
+        """The moment that a call must have, told without reading a device; None in any doubt.
+
+        `timestep` is the model's input.
+        """
+        if not self._foresees or not (waits(timestep) or waits(latents)):
+            return None
+        key, base = _here()
+        track = self._track(key)
+        foreseen = foresee(track, base, timestep, latents, conditions, names)
+        if foreseen is None:
+            return None
+        if foreseen.time is None:  # it lies on the host
+            found = read_timestep(timestep)
+            if found is None or not close_to(track.grid, foreseen.step, found):
+                return None
+        moment = Moment(key, track.serial, foreseen.branch, foreseen.step, foreseen.timestep)
+        now = Latents(latents, late=waits(latents))
+        return Sighting(moment, track, latents, now, conditions, names, base, foreseen)
+
+    def announce(self, moment: Moment, grid: tuple[float, ...]) -> None:
+        """Tell the grid of the generation of a moment, from its first step on."""
+        track = self._track(moment.track)
+        if track.serial == moment.serial and not track.grid:
+            track.grid = grid
+
+    def enter(self, sighting: Sighting) -> Moment:
         """Take a call that was looked at for one that runs; gives its moment."""
         moment, track, name = sighting.moment, sighting.track, sighting.moment.branch
+        self.late.count()
         if moment.cause:
             track.begin()
+            track.before = self._usual
+            announced = getattr(moment.track, "timesteps", None) or ()
+            if waits(sighting.latents) and announced and close_to(announced, 0, moment.timestep):
+                track.grid = announced
+        if sighting.foreseen is not None:
+            self._confirm(sighting, sighting.foreseen)
         kinds, kind = track.kinds.setdefault(sighting.base, []), sighting.glimpse.kind
         if kind not in kinds:
             kinds.append(kind)
@@ -159,11 +142,31 @@ class Clock:
             track.step += 1
             track.timestep = moment.timestep
             track.called = {}
-        track.called[name] = Seen(sighting.latents)
+            if track.order:
+                self._usual = track.before = track.order
+            track.order = ()
+        track.order += ((sighting.base, name),)
+        track.called[name] = Seen(sighting.latents, read=sighting.foreseen is None)
         track.latents[name] = sighting.glimpse
         if name not in track.conditions:
             track.conditions[name] = Conditions(sighting.conditions, sighting.names)
         return moment
+
+    def _confirm(self, sighting: Sighting, foreseen: Foreseen) -> None:
+        """Read what is yet to be seen of a call, and compare it when it comes."""
+        moment, track, now = sighting.moment, sighting.track, sighting.glimpse
+        grid = track.grid
+        explicit = isinstance(moment.track, scope.GenerationScope)
+        alike = [] if explicit else [x for x in track.latents.values() if x.kind == now.kind]
+
+        def compare(read: Tensor) -> None:
+            why = denied(foreseen, read, now, alike, grid)
+            if why and track.serial == moment.serial and not track.lost:
+                track.lost, self._foresees = True, False
+                self.lost(moment, why)
+
+        if (unread := packed(foreseen, sighting.latents)) is not None:
+            self.late.read(unread, compare)
 
     def forget(self, key: Hashable) -> None:
         """Drop a track, e.g. of an explicit generation that has ended."""
@@ -208,6 +211,13 @@ class Clock:
         return Moment(key, track.serial, name, track.step, grid[track.step], cause)
 
 
+def _here() -> tuple[Hashable, str]:
+    """The track of a call made now, and the name of its branch."""
+    explicit = scope.current_generation()
+    key: Hashable = explicit if explicit is not None else threading.get_ident()
+    return key, scope.current_branch() or ""
+
+
 def _by_kind(track: Track, timestep: float, base: str, kind: Kind) -> str:
     """The branch by the shape of its latents, where one name goes with several.
 
@@ -248,24 +258,3 @@ def _unrelated(track: Track, timestep: float, now: Latents, explicit: bool) -> s
     if alike and not explicit and not any(seen.leads_to(now) for seen in alike):
         return OTHER_LATENTS
     return ""
-
-
-def read_timestep(value: Any) -> float | None:
-    """The timestep as one number, None if the samples of a batch stand at different ones.
-
-    A [B] tensor must be uniform. A [B, tokens] tensor (image-to-video with a clean first frame)
-    counts as its largest entry; with more than two values in it, it is an embedding of the time
-    rather than the time. Reading a CUDA tensor waits for the device.
-    """
-    if isinstance(value, (int, float)):
-        return float(value)
-    if not isinstance(value, Tensor) or value.numel() == 0 or value.is_complex():
-        return None
-    if value.numel() == 1:
-        return float(value.item())
-    low, high = torch.aminmax(value)
-    if value.dim() == 1 and bool(low != high):
-        return None
-    if value.dim() > 1 and not bool(((value == low) | (value == high)).all()):
-        return None
-    return float(high.item())

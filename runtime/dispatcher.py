@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from ..passes.plan_format import Plan
-from .clock import Moment
+from .foresight import close_to
 from .guidance_watch import GuidanceWatch
 from .recorder import Recording
 from .slots import SlotSet
+from .track import Moment
 
 if TYPE_CHECKING:
     from .judge import Judge
 
 CHANGED_SHAPE = "changed shape"
-TOLERANCE = 0.25  # of the distance to the neighbouring step: bf16 timesteps are rounded
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class GenerationState:
     full: str | None = None  # why the rest of the generation is computed in full
     measured: bool = False  # runs in full on purpose, to be recorded
     alarmed: bool = False  # by the guard
-    strains: list[Tensor] = field(default_factory=list[Tensor])  # on a device, not read yet
+    confirmed: bool = False  # what was foreseen of its steps before the first forecast
 
 
 @dataclass(frozen=True)
@@ -183,6 +181,4 @@ def _matches(plan: Plan, offset: int, seen: Sequence[float]) -> bool:
 
 
 def _close(plan: Plan, index: int, timestep: float) -> bool:
-    grid = plan.timesteps
-    near = [abs(grid[index] - grid[j]) for j in (index - 1, index + 1) if 0 <= j < len(grid)]
-    return abs(grid[index] - timestep) <= TOLERANCE * min(near, default=1.0)
+    return close_to(plan.timesteps, index, timestep)

@@ -13,7 +13,6 @@ from torch import Tensor
 from ..passes.ir import StepGraph
 from ..passes.plan_format import Plan
 from . import dispatcher
-from .clock import Moment
 from .dispatcher import Decision, GenerationState
 from .judge import judge_of
 from .program import Program
@@ -23,7 +22,8 @@ from .row_tensors import RowTensors
 from .session import Session
 from .slots import SlotSet
 from .step_inputs import StepInputs
-from .values import all_finite, by_region, sample
+from .track import Moment
+from .values import all_finite, any_waits, by_region, finite_flag, sample
 from .weights import WeightMark
 
 
@@ -35,6 +35,9 @@ class Call:
     inputs: Sequence[Any]
     outputs: Any
 
+
+NOT_FINITE = "NaN or infinity in a forecast"
+NOT_FINITE_THEN = "The rest of the generation computes in full."
 
 # Where the calls of this thread or task are noted, for who wants to know.
 observer: ContextVar[list[Call] | None] = ContextVar("ditcache_observer", default=None)
@@ -89,6 +92,7 @@ class StepExecutor:
         session = self.session
         if not session.enabled or session.replaying:
             return None
+        session.late.look()
         sighting = self._inputs.look(args, session.clock)
         if sighting is None:
             return None
@@ -98,6 +102,8 @@ class StepExecutor:
             return None
         if state.plan is None or state.guidance.outputs:  # none suits, or that is yet to be seen
             return None
+        if not state.confirmed and len(session.late):
+            return None
         rows = dispatcher.foresee(state, moment, session.active_plans)
         plan = state.plan
         if rows is None or (program := self._programs.known(plan)) is None:
@@ -106,7 +112,8 @@ class StepExecutor:
             return None
         slots = state.slots[moment.branch]
         step = moment.step + state.offset
-        outputs = program.forecast(slots, self._rows.of_step(plan, step, rows, slots))
+        row_tensors = self._rows.of_step(plan, step, rows, slots)
+        outputs = program.forecast(slots, row_tensors, lambda made: self._sound(made, state))
         if outputs is None:
             return None
         session.clock.enter(sighting)
@@ -121,6 +128,7 @@ class StepExecutor:
 
     def _run(self, args: Sequence[Any]) -> Any:
         session = self.session
+        session.late.look()
         session.stats.calls += 1
         session.stats.macs_uncached += self._macs
         moment = self._inputs.moment(args, session.clock)
@@ -143,6 +151,13 @@ class StepExecutor:
         if moment.step == 1:
             session.measure_guidance(state, self._inputs.latents(args))
         decision = dispatcher.decide(state, moment, slots, session.plans_for(state))
+        if decision.rows and not state.confirmed:
+            # Begun before the step that the device is at: while the host waits, the device works.
+            session.late.settle()
+            state.confirmed = True
+            decision = dispatcher.decide(state, moment, slots, session.plans_for(state))
+        if state.plan is not None and len(state.seen) > 1 and self._inputs.wait(args):
+            session.clock.announce(moment, state.plan.timesteps[state.offset :])
         if decision.plan is not None and self._refuses(decision.plan):
             return self._full(args, moment, state)
         if decision.reason is not None:
@@ -194,9 +209,9 @@ class StepExecutor:
                 state.recording = None  # a generation with forecasts is no measurement
             rows = self._rows.of_step(plan, decision.step, decision.rows, slots)
             outputs, values = program.run(modes, args, slots, rows, carried)
-            if not all_finite(outputs):
-                state.full = "NaN or infinity in a forecast"
-                stats.fall_back(state.full, "The rest of the generation computes in full.")
+            if not self._sound(outputs, state):
+                state.full = NOT_FINITE
+                stats.fall_back(NOT_FINITE, NOT_FINITE_THEN)
                 return self._full(args, moment, state)
             stats.forecast += 1
         else:
@@ -265,6 +280,20 @@ class StepExecutor:
                 state.full = "no memory for slots"
                 self.session.stats.fall_back(state.full)
                 return
+
+    def _sound(self, outputs: Any, state: GenerationState) -> bool:
+        """Whether a forecast is finite; on a device that is taken for granted and seen later."""
+
+        def seen(flag: Tensor) -> None:
+            if not flag.item():
+                state.full = NOT_FINITE
+                self.session.stats.fall_back(state.full, NOT_FINITE_THEN)
+
+        flag = finite_flag(outputs) if any_waits(outputs) else None
+        if flag is None:
+            return all_finite(outputs)
+        self.session.late.read(flag, seen)
+        return True
 
     # Parts -----------------------------------------------------------------------------------
 

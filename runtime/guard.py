@@ -11,6 +11,7 @@ from torch import Tensor
 from ..passes.densify import densify
 from ..passes.plan_format import Plan
 from .dispatcher import Decision, GenerationState
+from .late_reads import LateReads, waits
 from .slots import SlotSet
 from .stats import Stats
 
@@ -33,11 +34,12 @@ class Guard:
     is not seen here but by the dispatcher.
 
     On a CUDA device `densify` waits for the device at each computed step; otherwise the figures are
-    read when the generation has ended.
+    read late, and an alarm comes some calls after its step.
     """
 
     action: str
     stats: Stats
+    late: LateReads
     wanted: Plan | None = None  # to be made anew, set by "recalibrate"
     _dense: dict[tuple[int, int], tuple[Plan, Plan | None]] = field(
         default_factory=dict[tuple[int, int], "tuple[Plan, Plan | None]"]
@@ -71,19 +73,15 @@ class Guard:
         for k in range(used):
             made.add_(ring.entry(k).reshape(-1)[::stride].float(), alpha=weights[k])
         strain = (truth - made).norm() / (truth.norm() * rms).clamp_min(1e-30)
-        if strain.device.type == "cpu" or self.action == "densify":
-            if float(self._count(strain)) > FACTOR:
-                self._alarm(state, plan, decision.step)
-        else:
-            state.strains.append(strain)
 
-    def close(self, state: GenerationState) -> None:
-        """Read what a generation on a device left behind."""
-        strains, state.strains = state.strains, []
-        if strains and state.plan is not None:
-            worst = max(self._count(strain) for strain in strains)
-            if worst > FACTOR and not state.alarmed:
-                self._alarm(state, state.plan, -1)
+        def judge(strain: Tensor) -> None:
+            if self._count(strain) > FACTOR and not state.alarmed:
+                self._alarm(state, plan, decision.step)
+
+        if waits(strain) and self.action != "densify":
+            self.late.read(strain, judge)
+        else:
+            judge(strain)
 
     def made_anew(self) -> None:
         """The plan has been replaced; from now on alarms are counted, so that this happens once."""
@@ -98,7 +96,7 @@ class Guard:
     def _alarm(self, state: GenerationState, plan: Plan, step: int) -> None:
         state.alarmed = True
         self.stats.alarms += 1
-        if self.action == "densify" and step >= 0:
+        if self.action == "densify":
             denser = self._denser(plan, step)
             if denser is not None:
                 state.plan = denser
@@ -107,7 +105,7 @@ class Guard:
             self.wanted = plan
         self.stats.say(
             "guard",
-            f"at step {step if step >= 0 else 'unknown'} the model changed more than {FACTOR:g} "
+            f"at step {step} the model changed more than {FACTOR:g} "
             "times as fast as in calibration; such generations are counted in ditcache.summary. "
             "Many of them mean that prompts, guidance or resolution are far from those calibrated "
             "on: calibrate again, or use options={'guard': 'densify'}.",

@@ -13,7 +13,7 @@ from ..passes.guidance import farthest
 from ..passes.plan_format import Plan
 from .guidance_scale import HALVES, LARGEST_RESIDUAL, SMALLEST_DIFFERENCE
 from .recorder import leading
-from .seen import Glimpse, glimpse
+from .seen import Glimpse, entries_of, glimpse
 
 SLACK = 1.025
 """A scale that is measured is off by a little."""
@@ -48,14 +48,25 @@ class GuidanceWatch:
 
     def measure(self, latents: Tensor | None, shape: tuple[int, ...] | None) -> float | None:
         """The scale, from the latents of the second step; `shape` is the output's."""
-        before, outputs, self.latents, self.outputs = self.latents, self.outputs, None, []
-        if before is None or shape is None or len(outputs) != HALVES:
+        seen = self.second(latents, shape)
+        return None if seen is None else self.fit(seen.to("cpu", torch.float32))
+
+    def second(self, latents: Tensor | None, shape: tuple[int, ...] | None) -> Tensor | None:
+        """What of the second step's latents `fit` needs, 1-D where they lie; None if no scale."""
+        fits = latents is not None and latents.shape == self.shape and shape is not None
+        if self.latents is None or not fits or len(self.outputs) != HALVES:
+            self.latents, self.outputs = None, []
             return None
-        if latents is None or latents.shape != self.shape:
-            return None
+        assert latents is not None
+        assert shape is not None
         x = leading(latents, shape)
-        after = glimpse(x.chunk(HALVES)[0] if self.halved else x)
-        if any(len(value) != len(before) for value in (after, *outputs)):
+        return entries_of(x.chunk(HALVES)[0] if self.halved else x)
+
+    def fit(self, second: Tensor) -> float | None:
+        """The scale, from what `second` gave, on the host."""
+        before, outputs, self.latents, self.outputs = self.latents, self.outputs, None, []
+        after: Glimpse = second.to(torch.float32).numpy()
+        if before is None or any(len(value) != len(before) for value in (after, *outputs)):
             return None
         self.scale = _fit(before, outputs, after)
         return self.scale

@@ -15,7 +15,6 @@ from .lower import lower
 from .memo import PrologueMemo, storages
 from .slots import SlotSet
 from .stats import Stats
-from .values import all_finite
 
 Rows = Mapping[str, Tensor]  # region -> f32[K], the forecast weights in the ring's physical order
 
@@ -168,11 +167,11 @@ class Program:
         self._stats.macs += macs
         return result, hoisted
 
-    def forecast(self, slots: SlotSet, rows: Rows) -> Any | None:
+    def forecast(self, slots: SlotSet, rows: Rows, sound: Callable[[Any], bool]) -> Any | None:
         """Outputs of the variant that forecasts all regions; None if that reads any model input.
 
-        What reads slots and weights alone needs nothing else of a call. A forecast that is not
-        finite gives None too, and is not counted: the guarded way comes to it again.
+        What reads slots and weights alone needs nothing else of a call. Outputs that are not
+        `sound` give None too, and are not counted: the guarded way comes to them again.
         """
         ready = self._ready.get(("whole", (True,) * len(self.full)))
         if ready is None or ready.prologues:
@@ -180,7 +179,7 @@ class Program:
         if not all(r.source in ("slot", "row") for r in ready.inputs):
             return None
         outputs, writes = ready.run(*self._gather(ready.inputs, (), slots, rows, {}))
-        if writes or not all_finite(outputs):
+        if writes or not sound(outputs):
             return None
         self._stats.macs += ready.variant.macs
         return outputs

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from .clock import Moment
 from .sketch import rows_of, sketch_rows
+from .track import Moment
 
 SKETCH_WIDTH = 512
 """Numbers kept of each sample's output at a step."""

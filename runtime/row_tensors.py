@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..passes.plan_format import Plan
+from .late_reads import to_device
 from .slots import Ring, SlotSet
 
 PLANS_HELD = 32
@@ -50,5 +51,5 @@ class RowTensors:
         made = known[1].get(key) if plan.rule is None else None
         if made is None or made.device != ring.buffer.device:
             weights = torch.tensor(ring.physical(row), dtype=torch.float32)
-            made = known[1][key] = weights.to(ring.buffer.device)
+            made = known[1][key] = to_device(weights, ring.buffer.device)
         return made

@@ -27,11 +27,28 @@ class Seen:
 
     __slots__ = ("glimpse", "value", "version")
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, *, read: bool = True) -> None:
         self.value = value
         self.version = version_of(value)
-        unversioned = isinstance(value, Tensor) and value.is_inference()
+        unversioned = read and isinstance(value, Tensor) and value.is_inference()
         self.glimpse = glimpse(value) if unversioned else None
+
+    def surely(self, other: Any) -> bool:
+        """Whether `other` is what was seen, as far as that shows without reading its entries.
+
+        An inference tensor counts no writes: that it holds what it held is for `unread` to tell.
+        """
+        mine = self.value
+        if not isinstance(mine, Tensor) or not isinstance(other, Tensor):
+            return type(mine) is type(other) and bool(mine == other)
+        if version_of(mine) != self.version:
+            return False
+        return mine is other or _same_place(mine, other)
+
+    @property
+    def unread(self) -> bool:
+        """Whether only its entries can tell that what was seen is unchanged."""
+        return self.glimpse is not None
 
     def same(self, other: Any) -> bool:
         """Whether `other` holds what was seen: the same object unchanged, or equal values."""
@@ -42,12 +59,10 @@ class Seen:
             return False
         if self.glimpse is not None and not np.array_equal(self.glimpse, glimpse(mine)):
             return False
-        if mine is other:
+        if mine is other or _same_place(mine, other):
             return True
         if mine.shape != other.shape or mine.dtype != other.dtype or mine.device != other.device:
             return False
-        if mine.data_ptr() == other.data_ptr() and mine.stride() == other.stride():
-            return True
         return torch.equal(mine, other)
 
 
@@ -59,6 +74,12 @@ class Conditions:
     def __init__(self, values: Sequence[Any], names: tuple[str, ...]) -> None:
         self.names = names
         self.seen = tuple(Seen(v) for v in values)
+
+    def surely(self, values: Sequence[Any], names: tuple[str, ...]) -> bool:
+        """Whether all are as they were, as far as that shows without reading entries."""
+        if self.names != names or len(self.seen) != len(values):
+            return False
+        return all(seen.surely(v) for seen, v in zip(self.seen, values, strict=True))
 
     def changed(self, values: Sequence[Any], names: tuple[str, ...]) -> str:
         """The first condition that is not as it was, "" if all are."""
@@ -75,16 +96,22 @@ class Latents:
     A sampler changes its latents a little at each step, while the latents of another generation
     are other noise: that shows in a few hundred entries, which is what keeps two generations that
     share a thread and a prompt apart. Reading them from a CUDA tensor waits for the device, as
-    reading the timestep does.
+    reading the timestep does: with `late` they are filled in afterwards.
     """
 
     __slots__ = ("entries", "kind", "norm")
 
-    def __init__(self, value: Any) -> None:
-        tensor = isinstance(value, Tensor)
-        self.kind: Kind = (value.shape, value.dtype, value.device) if tensor else None
-        self.entries = glimpse(value) if tensor else None
-        self.norm = 0.0 if self.entries is None else float(self.entries @ self.entries) ** 0.5
+    def __init__(self, value: Any, *, late: bool = False) -> None:
+        self.kind = kind_of(value)
+        self.entries: Glimpse | None = None
+        self.norm = 0.0
+        if isinstance(value, Tensor) and not late:
+            self.fill(glimpse(value))
+
+    def fill(self, entries: Glimpse) -> None:
+        """Take in the entries."""
+        self.entries = entries
+        self.norm = float(entries @ entries) ** 0.5
 
     def leads_to(self, later: Latents) -> bool:
         """Whether a sampler can have made `later`, of equal shape, from these."""
@@ -94,14 +121,33 @@ class Latents:
         return product >= RELATED * self.norm * later.norm  # false for NaN
 
 
+def kind_of(value: Any) -> Kind:
+    """Shape, dtype and device of a tensor, None for anything else."""
+    return (value.shape, value.dtype, value.device) if isinstance(value, Tensor) else None
+
+
 def glimpse(value: Tensor) -> Glimpse:
     """Some of a tensor's entries, evenly spread, as a copy in fp32 on the host."""
+    return np.array(entries_of(value).to("cpu", torch.float32).numpy())
+
+
+def entries_of(value: Tensor) -> Tensor:
+    """The entries of a glimpse, 1-D, where the tensor lies."""
     flat = value.detach().reshape(-1)
     stride = flat.numel() // GLIMPSE | 1  # odd: an even one would meet few channels
     picked = flat[::stride]
-    if picked.is_complex():
-        picked = torch.view_as_real(picked).reshape(-1)
-    return np.array(picked.to("cpu", torch.float32).numpy())
+    return torch.view_as_real(picked).reshape(-1) if picked.is_complex() else picked
+
+
+def _same_place(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are one and the same memory in one layout."""
+    return (
+        one.data_ptr() == other.data_ptr()
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+        and one.dtype == other.dtype
+        and one.device == other.device
+    )
 
 
 def version_of(value: Any) -> int:
@@ -130,3 +176,24 @@ class GraphIdentity:
 
     def __hash__(self) -> int:
         return 0
+
+
+def read_timestep(value: Any) -> float | None:
+    """The timestep as one number, None if the samples of a batch stand at different ones.
+
+    A [B] tensor must be uniform. A [B, tokens] tensor (image-to-video with a clean first frame)
+    counts as its largest entry; with more than two values in it, it is an embedding of the time
+    rather than the time. Reading a CUDA tensor waits for the device.
+    """
+    if isinstance(value, (int, float)):
+        return float(value)
+    if not isinstance(value, Tensor) or value.numel() == 0 or value.is_complex():
+        return None
+    if value.numel() == 1:
+        return float(value.item())
+    low, high = torch.aminmax(value)
+    if value.dim() == 1 and bool(low != high):
+        return None
+    if value.dim() > 1 and not bool(((value == low) | (value == high)).all()):
+        return None
+    return float(high.item())

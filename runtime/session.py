@@ -16,25 +16,20 @@ from ..passes.outline import Outline
 from ..passes.plan_format import Plan, PlanError
 from ..passes.selectors import outline
 from . import scope
-from .clock import (
-    CLASH,
-    MAX_TRACKS,
-    OTHER_LATENTS,
-    TAKING_TURNS,
-    TOO_MANY_CALLS,
-    Clock,
-    Moment,
-)
+from .clock import CLASH, MAX_TRACKS, OTHER_LATENTS, TAKING_TURNS, TOO_MANY_CALLS, Clock
 from .config import Config
 from .dispatcher import GenerationState
+from .foresight import LOST
 from .guard import Guard
 from .guidance_watch import suits
+from .late_reads import waits
 from .recorder import SKETCH_WIDTH, Recording
 from .registry import registry
 from .self_profiling import SelfProfiler, is_whole
 from .slots import SlotSet
 from .stats import Stats, Summary
 from .store import PlanStore
+from .track import Moment
 from .weights import OTHER_WEIGHTS
 
 if TYPE_CHECKING:
@@ -52,6 +47,8 @@ class Session:
         self.config = config
         self.enabled = True
         self.clock = Clock()
+        self.clock.lost = self._lost
+        self.late = self.clock.late
         self.stats = Stats()
         self.plans: list[Plan] = []
         self.signature: str | None = None
@@ -64,7 +61,7 @@ class Session:
         self.macs = 0
         self.executors: list[StepExecutor] = []
         self.hoisted_bytes: list[Callable[[], int]] = []
-        self.guard = Guard(config.guard, self.stats)
+        self.guard = Guard(config.guard, self.stats, self.late)
         self._profiler = SelfProfiler(config, self.stats)
         self._lock = threading.RLock()
         self._states: OrderedDict[Hashable, GenerationState] = OrderedDict()
@@ -180,10 +177,33 @@ class Session:
 
     def measure_guidance(self, state: GenerationState, latents: Tensor | None) -> None:
         """At a generation's second step: find its guidance scale, give up a plan for another."""
-        shape = None if state.sample is None else state.sample.shape
-        scale = state.guidance.measure(latents, shape) if state.guidance.outputs else None
-        if scale is not None and state.plan is not None and not suits(state.plan, scale):
-            state.plan = None
+        if not state.guidance.outputs:
+            return
+        second = state.guidance.second(
+            latents, None if state.sample is None else state.sample.shape
+        )
+
+        def fit(second: Tensor) -> None:
+            scale = state.guidance.fit(second)
+            if scale is not None and state.plan is not None and not suits(state.plan, scale):
+                state.plan = None
+
+        if second is not None and waits(second):
+            self.late.read(second, fit)
+        elif second is not None:
+            fit(second)
+
+    def _lost(self, moment: Moment, why: str) -> None:
+        """A step that was foreseen was another: the rest of its generation computes in full."""
+        state = self._states.get(moment.track)
+        if state is not None and state.serial == moment.serial:
+            state.full = LOST
+        self.stats.say(
+            LOST,
+            f"{LOST}: {why}. The rest of the generation is computed in full, and from now on each "
+            "step is read at once, which waits for the device. Name guidance branches with "
+            "ditcache.branch, and put each sampling loop into ditcache.generation().",
+        )
 
     def state(self, moment: Moment) -> GenerationState:
         """The generation that a moment belongs to; begins a new one where the clock says so."""
@@ -221,8 +241,8 @@ class Session:
         state.short = before is not None and len(before.seen) == 1
         if moment.cause in (CLASH, OTHER_LATENTS):
             state.clashes = 1 + (before.clashes if before is not None else 0)
-        if moment.cause == TOO_MANY_CALLS:
-            state.full = TOO_MANY_CALLS
+        if moment.cause in (TOO_MANY_CALLS, LOST):
+            state.full = moment.cause
         elif state.clashes > 1:
             # Latents that take turns: generations interleaved on one thread. Near their end two
             # images of one prompt may look related, so that the clock alone is not to be trusted.
@@ -253,7 +273,6 @@ class Session:
             self.end(track)
 
     def _finish(self, state: GenerationState) -> None:
-        self.guard.close(state)
         self._profiler.planned += state.plan is not None
         recording, state.recording = state.recording, None
         if recording is None or not recording.seen:
@@ -285,7 +304,8 @@ class Session:
     # Reports ----------------------------------------------------------------------------------
 
     def summary(self) -> Summary:
-        """A snapshot of plans and counters."""
+        """A snapshot of plans and counters; waits for what is still to be read of a device."""
+        self.late.settle()
         stats = self.stats
         plan = self.plans[-1] if self.plans else None
         text = "none"

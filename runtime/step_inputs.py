@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from ..passes.ir import InputKind, StepGraph, kind_of, placeholders
-from .clock import Clock, Moment, Sighting, read_timestep
+from .clock import Clock
+from .late_reads import waits
 from .roles import is_size, latent_indices, timestep_index
-from .seen import GraphIdentity
+from .seen import GraphIdentity, read_timestep
+from .track import Moment, Sighting
 
 
 class StepInputs:
@@ -42,15 +44,27 @@ class StepInputs:
 
     def moment(self, args: Sequence[Any], clock: Clock) -> Moment | None:
         """Enter a call; None if neither input nor scope tells the time."""
-        steering = self._steering(args)
-        return clock.tick(self._time(args), self.latents(args), steering, self._names)
+        latents, steering = self.latents(args), self._steering(args)
+        foreseen = clock.foresee(self._timestep_of(args), latents, steering, self._names)
+        if foreseen is not None:
+            return clock.enter(foreseen)
+        timestep = read_timestep(self._timestep_of(args))
+        return clock.tick(timestep, latents, steering, self._names)
 
     def look(self, args: Sequence[Any], clock: Clock) -> Sighting | None:
         """The moment of a call that is not entered yet; None if no input tells the time."""
-        timestep = self._time(args)
+        latents, steering = self.latents(args), self._steering(args)
+        foreseen = clock.foresee(self._timestep_of(args), latents, steering, self._names)
+        if foreseen is not None:
+            return foreseen
+        timestep = read_timestep(self._timestep_of(args))
         if timestep is None:
             return None
-        return clock.look(timestep, self.latents(args), self._steering(args), self._names)
+        return clock.look(timestep, latents, steering, self._names)
+
+    def wait(self, args: Sequence[Any]) -> bool:
+        """Whether reading the moment of a call waits for a device."""
+        return any(waits(args[i]) for i in (*self._latents, self._timestep) if i is not None)
 
     def latents(self, args: Sequence[Any]) -> Tensor | None:
         """The latents of a call; a list of them (one tensor a sample) counts as one vector."""
@@ -59,8 +73,8 @@ class StepInputs:
         parts = [args[i].reshape(-1) for i in self._latents]
         return torch.cat(parts) if parts else None
 
-    def _time(self, args: Sequence[Any]) -> float | None:
-        return read_timestep(args[self._timestep]) if self._timestep is not None else None
+    def _timestep_of(self, args: Sequence[Any]) -> Any:
+        return args[self._timestep] if self._timestep is not None else None
 
     def _steering(self, args: Sequence[Any]) -> list[Any]:
         return [self._identity, *[args[i] for i in self._conditions]]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .dispatcher import Sample
+from .late_reads import waits
 
 _SUM = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
@@ -27,6 +28,23 @@ def all_finite(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return all(all_finite(v) for v in value)
     return True
+
+
+def finite_flag(value: Any) -> Tensor | None:
+    """`all_finite` as f32[1] on the device, 1 or 0, for a late read; None if nothing can be NaN."""
+    sums = [v.sum(dtype=_SUM.get(v.dtype)).isfinite() for v in _floats(value)]
+    return torch.stack(sums).all().to(torch.float32).reshape(1) if sums else None
+
+
+def _floats(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() or value.is_complex() else []
+    return [t for v in value for t in _floats(v)] if isinstance(value, (tuple, list)) else []
+
+
+def any_waits(value: Any) -> bool:
+    """Whether `all_finite` would wait for a device."""
+    return any(waits(v) for v in _floats(value))
 
 
 def sample(outputs: Any, places: Sequence[int]) -> Sample | None:
