@@ -20,20 +20,23 @@ def clock_kernel(  # noqa: PLR0917
     steps,
     UNIFORM: tl.constexpr,
     BLOCK: tl.constexpr,
+    ROUNDS: tl.constexpr,
 ):
     """The dial (row, unknown, compute, first) after a call at this timestep of n entries."""
     lanes = tl.arange(0, BLOCK)
     low = tl.full((), float("inf"), tl.float32)
     high = tl.full((), float("-inf"), tl.float32)
-    for start in range(0, n, BLOCK):
-        mask = start + lanes < n
-        t = tl.load(timestep + start + lanes, mask=mask, other=0).to(tl.float32)
+    for i in range(ROUNDS):
+        entry = i * BLOCK + lanes
+        mask = entry < n
+        t = tl.load(timestep + entry, mask=mask, other=0).to(tl.float32)
         low = tl.minimum(low, tl.min(tl.where(mask, t, float("inf"))))
         high = tl.maximum(high, tl.max(tl.where(mask, t, float("-inf"))))
     odd = tl.full((), 0, tl.int32)  # entries that are neither, NaN among them
-    for start in range(0, n, BLOCK):
-        mask = start + lanes < n
-        t = tl.load(timestep + start + lanes, mask=mask, other=0).to(tl.float32)
+    for i in range(ROUNDS):
+        entry = i * BLOCK + lanes
+        mask = entry < n
+        t = tl.load(timestep + entry, mask=mask, other=0).to(tl.float32)
         odd += tl.sum(tl.where(mask & (t != low) & (t != high), 1, 0))
     told = odd == 0
     if UNIFORM:

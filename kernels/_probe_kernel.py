@@ -26,6 +26,7 @@ def distance_kernel(  # noqa: PLR0917
     OF_VALUE: tl.constexpr,
     SCALE_BLOCK: tl.constexpr,
     BLOCK: tl.constexpr,
+    ROUNDS: tl.constexpr,
 ):
     """parts[0, p] = sum |value - r| and parts[1, p] = sum |r| over program p's blocks of n."""
     program = tl.program_id(0).to(tl.int64)
@@ -34,8 +35,8 @@ def distance_kernel(  # noqa: PLR0917
         weights += table_row(row, rows) * K
     moved = tl.zeros((BLOCK,), dtype=tl.float32)
     size = tl.zeros((BLOCK,), dtype=tl.float32)
-    for block in range(program, tl.cdiv(n, BLOCK), count):
-        offsets = block * BLOCK + tl.arange(0, BLOCK)
+    for t in range(ROUNDS):
+        offsets = (t * count + program) * BLOCK + tl.arange(0, BLOCK)
         mask = offsets < n
         v = tl.load(value + offsets, mask=mask, other=0.0).to(tl.float32)
         if weights is not None:

@@ -160,6 +160,7 @@ def _clock_triton(timestep: Tensor, grid: Grid, dial: Dial) -> None:
             len(grid.timesteps),
             UNIFORM=timestep.dim() <= 1,
             BLOCK=BLOCK,
+            ROUNDS=-(-timestep.numel() // BLOCK),
         )
 
 

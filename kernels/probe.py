@@ -219,6 +219,7 @@ def _probe_triton(
             OF_VALUE=relative_to == "value",
             SCALE_BLOCK=SCALE_BLOCK,
             BLOCK=BLOCK,
+            ROUNDS=-(-n // (BLOCK * count)),
         )
         verdict_kernel()[(1,)](
             parts,

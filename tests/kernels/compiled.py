@@ -111,6 +111,7 @@ def probes(capability, stored):
                 "OF_VALUE": square,
                 "SCALE_BLOCK": 128,
                 "BLOCK": 1024,
+                "ROUNDS": 3,
             },
         )
 
@@ -148,7 +149,7 @@ def clocks(capability):
                 "dial": "i32",
             },
             {"n": "i32", "steps": "i32"},
-            {"UNIFORM": uniform, "BLOCK": 1024},
+            {"UNIFORM": uniform, "BLOCK": 1024, "ROUNDS": 1 if uniform else 4},
         )
 
 

@@ -167,6 +167,11 @@ def probes():
             torch.testing.assert_close(verdicts[0].running, verdicts[1].running)
             print("ok", norm, base, dtype, shape, kind)
     one = {"weights": None, "row": None, "norm": "l1", "relative_to": "reference"}
+    probe.PARTS, value, slot = 4, torch.randn(10 * 1024 + 5), torch.randn(1, 10 * 1024 + 5)
+    loose = {"limit": None, "verdict": None, "accumulate": False, "sticky": False}
+    got = probe._probe_triton(value, slot, **one, **loose)
+    torch.testing.assert_close(got, probe.distance_reference(value, slot))
+    print("ok", "more blocks than parts")
     for accumulate, sticky in itertools.product((False, True), (False, True)):
         got, expected = probe.verdict_on("cpu"), probe.verdict_on("cpu")
         limit = torch.tensor([0.7])
