@@ -41,7 +41,8 @@ class Config:
     `slot_budget`: bytes for hoisted values and for slots (None: no bound). `shortcut`: answer
     skipped steps without Dynamo's guards (`runtime/shortcut.py`). `guard`: what to do where the
     model changes much faster than in calibration: "off", "warn", "densify" (compute more of this
-    generation) or "recalibrate" (record the next generations and plan anew).
+    generation) or "recalibrate" (record the next generations and plan anew). `cuda_graphs`: on a
+    CUDA device capture each variant and replay it; `graph_budget`: bytes for what captures hold.
     """
 
     speedup: float | None = None
@@ -60,6 +61,8 @@ class Config:
     slot_budget: int | None = None
     shortcut: bool = True
     guard: str = "warn"
+    cuda_graphs: bool = False
+    graph_budget: int | None = None
 
     @property
     def budget(self) -> dict[str, float | int]:
@@ -122,8 +125,10 @@ def parse(options: Mapping[str, Any] | None) -> Config:
     _number(given, "profile_generations", 1, "a whole number of generations", whole=True)
     _number(given, "hoist_budget", 0, "bytes", whole=True)
     _number(given, "slot_budget", 0, "bytes", whole=True)
-    if not isinstance(given.get("shortcut", True), bool):
-        raise OptionError(f"option 'shortcut' is {given['shortcut']!r}; expected True or False")
+    _number(given, "graph_budget", 0, "bytes", whole=True)
+    for key in ("shortcut", "cuda_graphs"):
+        if not isinstance(given.get(key, True), bool):
+            raise OptionError(f"option {key!r} is {given[key]!r}; expected True or False")
     if policy not in (*POLICIES, *ZOO, *EXACT_POLICIES):
         listed = ", ".join((*POLICIES, *ZOO, *EXACT_POLICIES))
         raise OptionError(f"option 'policy' is {policy!r}; expected one of {listed}")

@@ -58,7 +58,7 @@ class StepExecutor:
         self._inputs = StepInputs(graph)
         self._denoised = denoised_indices(graph)
         self.weights = WeightMark(graph.graph)
-        self._programs = Programs(graph)
+        self._programs = Programs(graph, session.captured)
         self._rows = RowTensors()
         self._checked: tuple[Any, int] | None = None  # the generation that weights were checked in
         self._macs = graph.region("denoiser").macs if graph.regions else 0

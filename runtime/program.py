@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from ..passes.ir import InputKind, Prologue, StepGraph, Variant, kind_of, placeholders
+from .cuda_graphs import Captured, Graphs, InputUse
 from .dynamo import compile_lock
 from .lower import lower
 from .memo import PrologueMemo, storages
@@ -48,8 +49,11 @@ class Program:
         inner: str,
         hoist_budget: int,
         stats: Stats,
+        *,
+        graphs: Graphs | None = None,
     ) -> None:
         self.graph = graph
+        self._graphs = graphs
         self.scheduled = graph.scheduled
         self.histories = {s.name: s.history for s in graph.slots}
         self.region_of = {s.name: s.owner for s in graph.slots}
@@ -114,7 +118,11 @@ class Program:
             needed = {self._owner[r.name] for r in self._memos["step"][2] if r.source == "hoisted"}
             wanted |= needed
         order = tuple(p.name for p in self.graph.prologues if p.name in wanted)
-        return Executable(variant, self._timed(variant.module, self._inner), refs, order)
+        run = self._timed(variant.module, self._inner)
+        if self._graphs is not None and variant.macs:  # a forecast alone is one kernel already
+            uses = [_use(n) for n in placeholders(variant.module.graph)]
+            run = Captured(run, uses, f"variant {_text(stage, modes)}", self._graphs)
+        return Executable(variant, run, refs, order)
 
     def run(
         self,
@@ -231,6 +239,25 @@ class Program:
         made = lower(module, inner)
         self._stats.lower_seconds += time.perf_counter() - started
         return made
+
+
+_USES = {
+    InputKind.PARAMETER: InputUse.WEIGHT,
+    InputKind.SLOT: InputUse.SLOT,
+    InputKind.CONDITION: InputUse.KEPT,
+    InputKind.HOISTED: InputUse.KEPT,
+    InputKind.WEIGHTS: InputUse.KEPT,
+}
+
+
+def _use(node: fx.Node) -> InputUse:
+    kind = kind_of(node)
+    return InputUse.VALUE if kind is None else _USES.get(kind, InputUse.VALUE)
+
+
+def _text(stage: str, modes: tuple[bool, ...]) -> str:
+    """A variant's name in messages: its stage, and c or f for each region."""
+    return f"{stage} {''.join('f' if m else 'c' for m in modes)}".rstrip()
 
 
 def _own(value: Any, kept: set[int]) -> Any:

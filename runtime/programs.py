@@ -10,6 +10,7 @@ from ..passes.ir import StepGraph, placeholders
 from ..passes.plan_format import Plan
 from ..passes.verifier import VerifyError
 from .config import Config
+from .cuda_graphs import Graphs
 from .dynamo import compile_lock
 from .program import Program
 from .stats import Stats
@@ -24,11 +25,13 @@ def analyse(graph: StepGraph, config: Config) -> StepGraph:
 class Programs:
     """One program for each form of plan in use, and one without a plan; each made on first use.
 
-    `graph` is the analysed step. Plans that differ in weights alone share a program.
+    `graph` is the analysed step; variants are captured into `graphs`, if given. Plans that differ
+    in weights alone share a program.
     """
 
-    def __init__(self, graph: StepGraph) -> None:
+    def __init__(self, graph: StepGraph, graphs: Graphs | None = None) -> None:
         self._graph = graph
+        self._graphs = graphs
         self._names = [n.name for n in placeholders(graph.graph)]
         self._made: dict[Hashable, Program] = {}
         self._refused: dict[int, tuple[Plan, str]] = {}
@@ -75,7 +78,7 @@ class Programs:
         )
         done, _ = pipeline.run(self._graph, pipeline.REWRITE, ctx, check="fast")
         budget = 0 if config.policy == "none" else config.hoist_budget
-        return Program(done, self._names, config.inner, budget, stats)
+        return Program(done, self._names, config.inner, budget, stats, graphs=self._graphs)
 
     def refusal(self, plan: Plan, config: Config, stats: Stats) -> str | None:
         """Why a plan does not fit this graph, None if it does; tried once."""
@@ -97,5 +100,7 @@ class Programs:
 
     def clear(self) -> None:
         """Drop all programs, and what is known of plans that do not fit."""
+        if self._graphs is not None:
+            self._graphs.clear()
         self._made.clear()
         self._refused.clear()

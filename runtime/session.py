@@ -18,6 +18,7 @@ from ..passes.selectors import outline
 from . import scope
 from .clock import CLASH, MAX_TRACKS, OTHER_LATENTS, TAKING_TURNS, TOO_MANY_CALLS, Clock
 from .config import Config
+from .cuda_graph_api import graphs_for
 from .dispatcher import GenerationState
 from .foresight import LOST
 from .guard import Guard
@@ -62,6 +63,7 @@ class Session:
         self.executors: list[StepExecutor] = []
         self.hoisted_bytes: list[Callable[[], int]] = []
         self.guard = Guard(config.guard, self.stats, self.late)
+        self.captured = graphs_for(config, self.stats)
         self._profiler = SelfProfiler(config, self.stats)
         self._lock = threading.RLock()
         self._states: OrderedDict[Hashable, GenerationState] = OrderedDict()
@@ -342,6 +344,10 @@ class Session:
             plan_seconds=stats.plan_seconds,
             guard=stats.guard_text(self.guard.action),
             shortcuts=stats.shortcuts,
+            captures=stats.captures,
+            replays=stats.replays,
+            graph_bytes=0 if self.captured is None else self.captured.nbytes,
+            uncaptured=dict(stats.uncaptured),
         )
 
     def configure(self, config: Config) -> None:

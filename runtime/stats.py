@@ -33,6 +33,10 @@ class Stats:
     alarms: int = 0
     densified: int = 0
     worst_strain: float = 0.0
+    captures: int = 0
+    recaptures: int = 0  # of those, because weights had moved
+    replays: int = 0
+    uncaptured: Counter[str] = field(default_factory=Counter[str])  # variants, by reason
     said: set[str] = field(default_factory=set[str])
 
     def fall_back(self, reason: str, detail: str = "") -> None:
@@ -71,7 +75,8 @@ class Summary:
     forecast ones that went past Dynamo's guards; `macs` what ran, `macs_uncached` what the same
     calls would have cost; `reduction` is their ratio. `slot_bytes` and `hoisted_bytes` are held
     now. `fallbacks` maps each reason to its number of calls. `guard` says in words how
-    many computed steps were checked and how many generations were alarming.
+    many computed steps were checked and how many generations were alarming. `captures`, `replays`
+    and `graph_bytes` are of CUDA graphs; `uncaptured` counts variants that run without, by reason.
     """
 
     policy: str
@@ -94,6 +99,10 @@ class Summary:
     plan_seconds: float
     shortcuts: int = 0
     guard: str = "off"
+    captures: int = 0
+    replays: int = 0
+    graph_bytes: int = 0
+    uncaptured: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
     def reduction(self) -> float:
@@ -128,6 +137,10 @@ class Summary:
             ("guard", self.guard),
             ("graphs", str(self.graphs)),
         ]
+        if self.captures:
+            text = f"{self.captures} captured, {self.replays} replayed, {_bytes(self.graph_bytes)}"
+            rows.append(("CUDA graphs", text))
+        rows += [("not captured", f"{why}: {n} variants") for why, n in self.uncaptured.items()]
         rows += [("fallback", f"{reason}: {n} calls") for reason, n in self.fallbacks.items()]
         rows += [("not cached", reason) for reason in self.uncached]
         return rows

@@ -1,0 +1,94 @@
+"""CUDA graphs without CUDA: a replay runs the function again on what its inputs hold by then.
+
+As in a real pool, the outputs of one graph are overwritten when another one of the pool replays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def leaves(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [t for v in value for t in leaves(v)] if isinstance(value, (tuple, list)) else []
+
+
+class FakeGraph:
+    def __init__(self, api: FakeApi, pool: list[FakeGraph], run: Callable[[], Any]) -> None:
+        self.api, self.pool, self.run = api, pool, run
+        made = run()
+        copies = {id(t): t.clone() for t in leaves(made)}
+        self.outputs = [copies[id(t)] for t in leaves(made)]
+        self.result = self._like(made, iter(self.outputs))
+        self.freed = False
+        for t in self.outputs:
+            t.fill_(float("nan"))  # a capture runs nothing
+        pool.append(self)
+
+    def _like(self, value: Any, parts: Iterator[Tensor]) -> Any:
+        if isinstance(value, Tensor):
+            return next(parts)
+        if isinstance(value, (tuple, list)):
+            return type(value)(self._like(v, parts) for v in value)
+        return value
+
+    def replay(self) -> None:
+        assert not self.freed
+        for other in self.pool:
+            for t in other.outputs:
+                t.fill_(float("nan"))
+        for mine, now in zip(self.outputs, leaves(self.run()), strict=True):
+            mine.copy_(now)
+
+    def reset(self) -> None:
+        self.freed = True
+        self.pool.remove(self)
+        self.api.held_bytes -= self.api.size
+
+
+class FakeApi:
+    """Counts what is asked of it; `fail` is raised by the next captures, one after the other."""
+
+    def __init__(self, size: int = 1000) -> None:
+        self.size = size
+        self.held_bytes = 0
+        self.fail: list[Exception] = []
+        self.pools: list[list[FakeGraph]] = []
+        self.current = "stream 0"
+        self.followed: list[tuple[str, str]] = []
+        self.releases = 0
+        self.devices: list[torch.device] = []
+
+    def capture(self, pool: Any, run: Callable[[], Any]) -> tuple[FakeGraph, Any]:
+        if self.fail:
+            raise self.fail.pop(0)
+        graph = FakeGraph(self, pool, run)
+        self.held_bytes += self.size
+        return graph, graph.result
+
+    def pool(self) -> list[FakeGraph]:
+        self.pools.append([])
+        return self.pools[-1]
+
+    @contextmanager
+    def on(self, device: torch.device) -> Iterator[None]:
+        self.devices.append(device)
+        yield
+
+    def stream(self) -> str:
+        return self.current
+
+    def follow(self, before: str) -> None:
+        self.followed.append((before, self.current))
+
+    def held(self) -> int:
+        return self.held_bytes
+
+    def release(self) -> None:
+        self.releases += 1

@@ -1,0 +1,313 @@
+"""Captures: when one is made, what goes into it, who owns what comes out, and what if it fails."""
+
+from __future__ import annotations
+
+import ditcache
+import pytest
+import torch
+from ditcache.runtime import cuda_graphs, session
+from ditcache.runtime.cuda_graphs import Captured, Graphs, Input, InputUse
+from ditcache.runtime.stats import Stats
+from torch import Tensor
+
+from .fake_graphs import FakeApi
+from .helpers import Denoiser, compiled, euler, first, generate, grid, make_plan, noise, prompt
+
+WEIGHT, SLOT, KEPT, VALUE = InputUse.WEIGHT, InputUse.SLOT, InputUse.KEPT, InputUse.VALUE
+
+
+@pytest.fixture(autouse=True)
+def cpu_captures(monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "DEVICES", frozenset({"cpu"}))
+
+
+class Runs:
+    """`x @ w + c`, counting how often it runs outside of replays."""
+
+    def __init__(self, api: FakeApi | None = None, budget: int | None = None) -> None:
+        self.api = FakeApi() if api is None else api
+        self.stats = Stats()
+        self.graphs = Graphs(self.api, self.stats, budget)
+        self.calls = 0
+
+    def wrap(self, uses=(VALUE, WEIGHT, KEPT), name: str = "variant whole c") -> Captured:
+        def run(x: Tensor, w: Tensor, c: Tensor) -> tuple[tuple[Tensor], tuple[Tensor]]:
+            self.calls += 1
+            y = x @ w + c
+            return (y,), (y,)
+
+        return Captured(run, uses, name, self.graphs)
+
+
+def inputs(rows: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.randn(rows, 4), torch.randn(4, 4), torch.randn(rows, 4)
+
+
+def right(made, x: Tensor, w: Tensor, c: Tensor) -> bool:
+    return torch.equal(made[0][0], x @ w + c)
+
+
+def test_captured_at_the_second_call_and_replayed_after_that():
+    runs = Runs()
+    f = runs.wrap()
+    _, w, c = inputs()
+    for i in range(5):
+        x = torch.randn(2, 4)
+        assert right(f(x, w, c), x, w, c), i
+    assert (runs.stats.captures, runs.stats.replays) == (1, 4)
+
+
+def test_what_comes_out_is_the_callers():
+    runs = Runs()
+    f, g = runs.wrap(), runs.wrap()
+    a, b = inputs(), inputs()
+    for h in (f, g):
+        h(*a)
+    kept = f(*a)
+    value = kept[0][0].clone()
+    g(*b)
+    f(*b)
+    assert torch.equal(kept[0][0], value)
+    assert kept[0][0] is kept[1][0], "given out twice, copied once"
+    kept[0][0].zero_()
+    assert right(f(*a), *a)
+    assert len(runs.api.pools) == 1, "one pool for all"
+
+
+def test_each_shape_and_number_has_its_capture():
+    runs = Runs()
+    f = runs.wrap()
+    for rows in (2, 3, 2, 3, 2, 3):
+        x, w, c = inputs(rows)
+        assert right(f(x, w, c), x, w, c)
+    # Other weights at each call: captured anew each time.
+    assert runs.stats.captures == 4
+    assert runs.stats.recaptures == 2
+
+
+def test_moved_weights_are_captured_anew():
+    runs = Runs()
+    f = runs.wrap()
+    x, w, c = inputs()
+    f(x, w, c)
+    f(x, w, c)
+    w.mul_(2)  # written in place: a replay reads it where it lies
+    assert right(f(x, w, c), x, w, c)
+    assert runs.stats.recaptures == 0
+    moved = w.clone() * 3
+    assert right(f(x, moved, c), x, moved, c)
+    assert right(f(x, moved, c), x, moved, c)
+    assert (runs.stats.captures, runs.stats.recaptures) == (2, 1)
+    assert len(runs.api.pools[0]) == 1, "the old one is freed"
+
+
+def test_weights_that_always_move_are_given_up(caplog):
+    runs = Runs()
+    f = runs.wrap()
+    x, w, c = inputs()
+    keep = []
+    for _ in range(20):
+        keep.append(w := w.clone())
+        assert right(f(x, w, c), x, w, c)
+    assert runs.stats.captures == cuda_graphs.TRIED
+    assert runs.stats.uncaptured["inputs that keep changing"] == 1
+    assert any("keep moving" in r.message for r in caplog.records)
+
+
+def test_slots_are_read_where_they_lie():
+    runs = Runs()
+    f = runs.wrap((VALUE, WEIGHT, SLOT))
+    x, w, cond = inputs()
+    uncond = torch.randn(2, 4)
+    for _ in range(3):
+        for slot in (cond, uncond):
+            slot.add_(1)
+            assert right(f(x, w, slot), x, w, slot)
+    assert (runs.stats.captures, runs.stats.recaptures) == (2, 0)
+
+
+def test_an_unchanged_input_is_not_copied(monkeypatch):
+    runs = Runs()
+    f = runs.wrap()
+    x, w, c = inputs()
+    copied: list[int] = []
+    copy_ = Tensor.copy_
+    monkeypatch.setattr(Tensor, "copy_", lambda a, b: (copied.append(id(b)), copy_(a, b))[1])
+    for _ in range(5):
+        f(x, w, c)
+    assert copied.count(id(c)) == 1
+    assert copied.count(id(x)) == 4, "latents are copied whatever their version says"
+    c.add_(1)
+    assert right(f(x, w, c), x, w, c)
+    assert copied.count(id(c)) == 2
+    other = c.clone()
+    assert right(f(x, w, other), x, w, other)
+
+
+def test_inference_tensors_are_always_copied():
+    runs = Runs()
+    f = runs.wrap()
+    with torch.inference_mode():
+        x, w, c = inputs()
+        for _ in range(4):
+            c.add_(1)
+            assert right(f(x, w, c), x, w, c)
+
+
+def test_expanded_inputs_keep_their_layout():
+    one = torch.randn(1, 3, 1).expand(2, 3, 5)
+    buffer = Input.like(one)
+    assert (buffer.whole.shape, buffer.whole.stride()) == (one.shape, one.stride())
+    buffer.take(one, kept=False)
+    assert torch.equal(buffer.whole, one)
+    turned = torch.randn(4, 5).t()
+    buffer = Input.like(turned)
+    buffer.take(turned, kept=False)
+    assert buffer.whole.stride() == turned.stride()
+    assert torch.equal(buffer.whole, turned)
+
+
+def test_a_capture_that_fails_names_the_op_and_runs_on(caplog):
+    failure = RuntimeError("operation not permitted when stream is capturing\nmore")
+    failure.add_note("The last op was aten.nonzero.default.")
+    runs = Runs()
+    runs.api.fail = [failure]
+    f = runs.wrap(name="variant whole cf")
+    for _ in range(4):
+        args = inputs()
+        assert right(f(*args), *args)
+    assert runs.stats.uncaptured == {"a capture failed": 1}
+    said = " ".join(r.message for r in caplog.records)
+    assert "variant whole cf" in said
+    assert "aten.nonzero" in said
+    assert "not permitted" in said
+
+
+def test_out_of_memory_frees_the_others_then_gives_up():
+    runs = Runs()
+    f, g, h = (runs.wrap() for _ in range(3))
+    args = inputs()
+    for each in (f, f, g):
+        each(*args)
+    runs.api.fail = [torch.OutOfMemoryError("CUDA out of memory")]
+    assert right(g(*args), *args)
+    assert runs.stats.captures == 2
+    assert [len(p) for p in runs.api.pools] == [0, 1]
+    assert not runs.stats.uncaptured
+    assert right(f(*args), *args), "captured again, it is warm"
+    assert runs.stats.captures == 3
+    h(*args)
+    runs.api.fail = [torch.OutOfMemoryError("one"), torch.OutOfMemoryError("two")]
+    assert right(h(*args), *args)
+    assert runs.stats.uncaptured == {"no memory for a CUDA graph": 1}
+
+
+def test_the_least_used_go_beyond_the_budget():
+    runs = Runs(FakeApi(size=1000), budget=2500)
+    args = inputs()
+    a, b, c = (runs.wrap() for _ in range(3))
+    for each in (a, a, b, b, a, c, c):
+        assert right(each(*args), *args)
+    assert runs.graphs.nbytes == 2000
+    before = runs.stats.captures
+    assert right(a(*args), *args)
+    assert runs.stats.captures == before
+    assert right(b(*args), *args)
+    assert runs.stats.captures == before + 1, "b went, as the one used longest ago"
+
+
+def test_another_stream_waits_for_the_one_before():
+    runs = Runs()
+    f, args = runs.wrap(), inputs()
+    for _ in range(3):
+        f(*args)
+    runs.api.current = "stream 1"
+    assert right(f(*args), *args)
+    f(*args)
+    assert runs.api.followed == [("stream 0", "stream 1")]
+
+
+@pytest.mark.parametrize("devices", [{"cuda"}, {"cpu", "meta"}])
+def test_inputs_elsewhere_are_refused(monkeypatch, devices, caplog):
+    monkeypatch.setattr(cuda_graphs, "DEVICES", frozenset(devices))
+    runs = Runs()
+    f = Captured(lambda *_: 7, (VALUE, VALUE), "variant", runs.graphs)
+    there = torch.ones(2, device="meta")
+    assert [f(torch.ones(2), there) for _ in range(3)] == [7, 7, 7]
+    assert runs.stats.captures == 0
+    assert sum(runs.stats.uncaptured.values()) == 1
+    assert any("meta" in r.message or "cpu" in r.message for r in caplog.records)
+
+
+def generation(model, seed: int) -> Tensor:
+    text = prompt(seed)
+    return euler(lambda x, t, _: first(model(x, t.expand(1), text)), noise(seed), grid())
+
+
+@pytest.fixture
+def captured_model(monkeypatch):
+    api = FakeApi()
+    monkeypatch.setattr(session, "graphs_for", lambda c, stats: Graphs(api, stats, c.graph_budget))
+    model = Denoiser()
+    made = compiled(model, policy="none", cuda_graphs=True)
+    made(noise(), torch.ones(1), prompt())
+    ditcache.apply(made, make_plan(made))
+    return made, api
+
+
+def test_a_planned_model_replays_and_gives_the_same(captured_model, monkeypatch):
+    made, _ = captured_model
+    images = [generation(made, seed) for seed in (1, 2, 3)]
+    monkeypatch.undo()
+    plain = compiled(Denoiser(), policy="none")
+    plain(noise(), torch.ones(1), prompt())
+    ditcache.apply(plain, make_plan(plain))
+    assert all(torch.equal(a, generation(plain, seed)) for seed, a in enumerate(images, 1))
+    summary = ditcache.summary(made)
+    assert summary.captures >= 1
+    assert summary.replays >= 3 * 5 - 2 - summary.captures
+    assert summary.graph_bytes > 0
+    assert "CUDA graphs" in str(summary)
+    assert not summary.uncaptured
+    assert not summary.fallbacks
+
+
+def test_a_capture_that_fails_changes_no_image(captured_model):
+    made, api = captured_model
+    api.fail = [RuntimeError("no")] * 8
+    images = [generation(made, 1), generation(made, 1)]
+    assert torch.equal(*images)
+    assert ditcache.summary(made).captures == 0
+    assert ditcache.summary(made).uncaptured["a capture failed"] >= 1
+    assert "not captured" in str(ditcache.summary(made))
+
+
+def on_gpu(model):
+    return lambda x, t, c: first(model(x.cuda(), t.cuda(), c.cuda())).cpu()
+
+
+@pytest.mark.gpu
+def test_replay_equals_eager_on_a_gpu():
+    images = {}
+    for graphs in (False, True):
+        torch._dynamo.reset()
+        made = compiled(Denoiser().cuda(), policy="none", cuda_graphs=graphs)
+        made(noise().cuda(), torch.ones(1, device="cuda"), prompt().cuda())
+        ditcache.apply(made, make_plan(made))
+        images[graphs] = [generation(on_gpu(made), seed) for seed in (1, 2, 3)]
+        summary = ditcache.summary(made)
+        assert bool(summary.replays) == graphs
+        assert not summary.uncaptured
+    assert all(torch.equal(a, b) for a, b in zip(images[True], images[False], strict=True))
+
+
+@pytest.mark.gpu
+def test_no_allocation_in_the_steady_loop():
+    made = compiled(Denoiser().cuda(), policy="none", cuda_graphs=True)
+    made(noise().cuda(), torch.ones(1, device="cuda"), prompt().cuda())
+    ditcache.apply(made, make_plan(made))
+    for seed in (1, 2):
+        generate(on_gpu(made), seed)
+    before = torch.cuda.memory_stats()["num_device_alloc"]
+    generate(on_gpu(made), 3)
+    assert torch.cuda.memory_stats()["num_device_alloc"] == before
