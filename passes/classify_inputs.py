@@ -39,9 +39,10 @@ class ClassifyInputs:
     The caller's word (`roles`) comes first, then Dynamo's mark of module state, then the name of
     the argument, then shape: the timestep is the one input left with one number a sample, the
     latents the one whose shape is most like an output's. Latents that come in a list (one tensor a
-    sample) are all latents; of several timesteps the smallest is read. What remains is condition: a
-    wrong guess there costs speed, never truth, since condition values are checked for change at
-    run time.
+    sample) are all latents; of several timesteps the smallest is read. Where no tensor tells the
+    time, the only number among the arguments does (a step that is counted in Python). What remains
+    is condition: a wrong guess there costs speed, never truth, since condition values are checked
+    for change at run time.
 
     Given::
 
@@ -93,6 +94,10 @@ class ClassifyInputs:
             for node in find(free, given, graph.graph):
                 node.meta["kind"] = kind
                 free.remove(node)
+        if not any(kind_of(n) is InputKind.TIMESTEP for n in inputs):
+            numbers = [n for n in inputs if _is_number_argument(n) and n not in chosen]
+            if len(numbers) == 1:
+                numbers[0].meta["kind"] = InputKind.TIMESTEP
         for node in free:
             node.meta["kind"] = InputKind.CONDITION
         counts = {str(k): sum(kind_of(n) is k for n in inputs) for k in InputKind}
@@ -116,6 +121,12 @@ def _obvious_kind(node: fx.Node) -> InputKind | None:
     if "TensorProperty" in text or ".size()" in text or re.fullmatch(r"s\d+", node.name):
         return InputKind.SCALAR
     return None if _named_time(node) else InputKind.SCALAR
+
+
+def _is_number_argument(node: fx.Node) -> bool:
+    """Whether it is a number that the caller gave, which is no size and not named otherwise."""
+    given = kind_of(node) is InputKind.SCALAR and source_name(node) == argument_name(node)
+    return given and not re.fullmatch(r"s\d+", node.name) and not _named_other(node)
 
 
 def _find_timesteps(free: list[fx.Node], given: list[fx.Node], _: fx.Graph) -> list[fx.Node]:

@@ -49,8 +49,7 @@ def calibrate(
     if width < 1:
         raise ValueError(f"calibrate needs width >= 1, got {width}")
     pipelines.install()
-    session = session_of(model, create=True)
-    assert session is not None
+    session = _made(model)
     kinds = tuple(dict.fromkeys(("denoiser", *regions)))
     with collecting(session, width=0 if exact else width, kinds=kinds) as recordings:
         for i in range(samples):
@@ -115,8 +114,7 @@ def tune(
         profile = recorded
         if profile.reference is None:
             finals = [final_of(value) for value in returned]
-    session = session_of(model, create=True)
-    assert session is not None
+    session = _made(model)
     if session.signature is not None and profile.signature != session.signature:
         raise ProfileError(
             f"the profile is of model {profile.signature}, this model is {session.signature}; "
@@ -138,8 +136,7 @@ def apply(model: torch.nn.Module, plan: Plan | str | Path) -> torch.nn.Module:
     Raises PlanError if the plan is for another model (when the model has been compiled; else at
     its first call, which then computes in full and says so).
     """
-    session = session_of(model, create=True)
-    assert session is not None
+    session = _made(model)
     session.adopt(plan if isinstance(plan, Plan) else Plan.load(plan))
     return model
 
@@ -173,8 +170,23 @@ def summary(model: torch.nn.Module) -> Summary:
     return _session(model).summary()
 
 
+def _made(model: torch.nn.Module) -> Session:
+    session = session_of(_module(model), create=True)
+    assert session is not None
+    return session
+
+
+def _module(model: object) -> torch.nn.Module:
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(
+            f"expected the compiled model, a torch.nn.Module, got a {type(model).__name__}; "
+            "if a function was compiled, give the module that it calls"
+        )
+    return model
+
+
 def _session(model: torch.nn.Module) -> Session:
-    session = session_of(model)
+    session = session_of(_module(model))
     if session is None:
         raise ValueError(f"this {type(model).__name__} is not compiled by ditcache; {_HOW}")
     return session

@@ -136,6 +136,10 @@ class StepExecutor:
         if not session.enabled:
             return self._full(args)
         if moment is None:
+            if session.stats.calls == 1:
+                # A number is a constant to Dynamo until it has changed: the next call may tell.
+                session.stats.fallbacks["no timestep"] += 1
+                return self._full(args)
             listed = ", ".join(self._inputs.steering) or "none"
             session.stats.fall_back(
                 "no timestep",

@@ -24,6 +24,8 @@ Most of what more samples give comes with the first few, so three are enough, an
 still after that. At the budget s the promised speedup is never missed by more than one generation
 in eight: uncached generations are at most 1/9, 2/26 and 3/59 of those since planning.
 """
+UNLIKE = 4
+"""Recordings of which no two go together, after which it is said what keeps them apart."""
 WHOLE = 2.5
 """A grid counts as complete at exit if what is left to its end is within so many last steps."""
 
@@ -90,6 +92,7 @@ class SelfProfiler:
             if profile.samples < enough:
                 if store is not None:
                     store.save_profile(profile)
+                self._say_what_differs()
                 return False
             plan = self._plan(profile, again)
         except (ProfileError, PlanError) as refused:
@@ -107,6 +110,20 @@ class SelfProfiler:
             store.save(plan)
             store.drop_profile(profile)
         return True
+
+    def _say_what_differs(self) -> None:
+        """Say once why there is no plan yet, where many recordings are all of their own kind."""
+        known = self._profiles
+        if len(known) < UNLIKE or any(p.samples >= self.config.recordings for p in known.values()):
+            return
+        named = ("weights", "guidance scale", "timesteps", "guidance branches", "shape or dtype")
+        values = zip(*(key for key in known if isinstance(key, tuple)), strict=False)
+        differ = [n for n, of in zip(named, values, strict=False) if len(set(of)) > 1]
+        self.stats.say(
+            "unlike",
+            f"{len(known)} kinds of generations were recorded, which differ in "
+            f"{', '.join(differ)}; a plan is made once {self.config.recordings} agree",
+        )
 
     def _plan(self, profile: Profile, again: Plan | None) -> Plan:
         known = replace(profile, outline=self.outline())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -201,6 +202,36 @@ class TwoTimes(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         return self.model(noisy_images=z, noise_level=t - 0.5 * r, class_id=t.long() * 0)
+
+
+class Counted(nn.Module):
+    """Steps counted in Python, a condition that may be missing, outputs nested with numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = KeywordUNet()
+
+    def forward(
+        self, noisy: Tensor, step: int, context: Tensor | None = None
+    ) -> dict[str, dict[str, Any]]:
+        time = torch.full((len(noisy),), step / 1000, dtype=noisy.dtype)
+        out = self.model(noisy_images=noisy, noise_level=time, class_id=time.long() * 0)
+        if context is not None:
+            out = out + context.mean()
+        return {"prediction": {"eps": out, "aux": [None, 3, out.mean()]}}
+
+
+class Recurrent(nn.Module):
+    """Keeps what it gave as an attribute and adds it the next time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, self.last = KeywordUNet(), torch.zeros(1, 3, 8, 8)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        out = self.model(noisy_images=x, noise_level=t, class_id=t.long() * 0)
+        self.last = out + 0.1 * self.last
+        return self.last
 
 
 class Unnamed(nn.Module):

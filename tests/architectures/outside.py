@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +33,14 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def _forecast(row: Sequence[float], values: Sequence[Any]) -> Any:
+    """One leaf of the output from its last values; what is no tensor stays as it was."""
+    if not isinstance(values[0], Tensor):
+        return values[0]
+    terms = [w * y.float() for w, y in zip(row, values, strict=False) if w != 0.0]
+    return torch.stack(terms).sum(0).to(values[0].dtype)
+
+
 @contextmanager
 def planned_by_hand(model: nn.Module, plan: Plan, branches: int) -> Iterator[nn.Module]:
     """The uncompiled model that computes the plan's steps and sums its last outputs at the others.
@@ -40,7 +48,7 @@ def planned_by_hand(model: nn.Module, plan: Plan, branches: int) -> Iterator[nn.
     Branches take turns: call i of the model is step i // branches of branch i % branches.
     """
     schedule, forward = plan.regions[0], model.forward
-    history: list[list[list[Tensor]]] = [[] for _ in range(branches)]
+    history: list[list[list[Any]]] = [[] for _ in range(branches)]
     calls = 0
 
     def by_hand(*args: Any, **kwargs: Any) -> Any:
@@ -53,12 +61,7 @@ def planned_by_hand(model: nn.Module, plan: Plan, branches: int) -> Iterator[nn.
             past.insert(0, leaves)
             return output
         row = schedule.weights[step]
-        leaves = [
-            torch.stack([w * y.float() for w, y in zip(row, values, strict=False) if w != 0.0])
-            .sum(0)
-            .to(values[0].dtype)
-            for values in zip(*past, strict=True)
-        ]
+        leaves = [_forecast(row, values) for values in zip(*past, strict=True)]
         return tree_unflatten(leaves, by_hand.spec)
 
     model.forward = by_hand

@@ -97,10 +97,10 @@ def compiled(model: nn.Module, **options: Any) -> Any:
     )
 
 
-def kinds(model: nn.Module) -> dict[str, str]:
+def kinds(model: nn.Module, graph: int = 0) -> dict[str, str]:
     session = session_of(model)
     assert session is not None
-    inputs = placeholders(session.executors[0].graph.graph)
+    inputs = placeholders(session.executors[graph].graph.graph)
     return {argument_name(n): str(kind_of(n)) for n in inputs}
 
 
@@ -190,6 +190,52 @@ def test_with_the_option_it_is_cached(name):
     for seed in range(2):
         same(generate(case, made, seed), generate(case, model, seed))
     is_planned(case, model, made)
+
+
+def test_a_step_counted_in_python_is_the_time_from_its_second_value_on(caplog):
+    """A number is a constant to Dynamo until it changes: the very first call does not tell it."""
+    case = Foreign(
+        foreign.Counted,
+        (1, 3, 8, 8),
+        lambda m, x, t: m(x, int(1000 * t), None)["prediction"]["eps"],
+        {},
+    )
+    model = foreign.build(case.cls)
+    made = compiled(model, computed_steps=4)
+    for seed in range(3):
+        same(generate(case, made, seed), generate(case, model, seed))
+    ditcache.reset(made)
+    is_planned(case, model, made)
+    assert kinds(model, 1) == kinds(model) | {"step": "timestep"}
+    assert "no timestep" not in caplog.text
+
+
+def test_generations_that_never_agree_are_explained(caplog):
+    """What a model keeps as an attribute looks like a weight, and is another every time."""
+    case = Foreign(foreign.Recurrent, (1, 3, 8, 8), lambda m, x, t: m(x, t[None]), {})
+    made = compiled(foreign.build(case.cls), computed_steps=4)
+    plain = foreign.build(case.cls)
+    for seed in range(6):
+        same(generate(case, made, seed), generate(case, plain, seed))
+    assert ditcache.summary(made).forecast == 0
+    assert caplog.text.count("which differ in weights;") == 1
+
+
+def test_a_compiled_function_is_cached_and_the_module_is_asked_for():
+    case = Foreign(foreign.KeywordUNet, (1, 3, 8, 8), MODELS["UNet, keywords"].call, {})
+    model = foreign.build(case.cls)
+
+    def denoise(**inputs: Tensor) -> Tensor:
+        return model(**inputs)
+
+    made = compiled(denoise, computed_steps=4)
+    made.parameters = model.parameters  # generate() looks there for the dtype
+    for seed in range(2):
+        same(generate(case, made, seed), generate(case, model, seed))
+    with pytest.raises(TypeError, match="give the module that it calls"):
+        ditcache.summary(made)
+    generate(case, made, 2)
+    assert ditcache.summary(model).forecast == 4
 
 
 class Discrete(nn.Module):
