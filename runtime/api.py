@@ -17,6 +17,7 @@ from .recorder import SKETCH_WIDTH
 from .session import Session, session_of
 from .stats import Summary
 from .tune import Tuner, collecting, final_of, run_one, tune_plan
+from .tune_parts import best_part
 
 _HOW = 'compile it first: model = torch.compile(model, backend="ditcache")'
 
@@ -72,6 +73,7 @@ def tune(
     max_error: float | None = None,
     samples: int = 8,
     candidates: int = 8,
+    granularity: str = "denoiser",
 ) -> Plan:
     """Choose a plan in closed loop: run the best candidates, fit them to what they do, keep one.
 
@@ -90,6 +92,10 @@ def tune(
     Budget as in `Profile.plan`; `max_error` is kept by the measured error. The plan says in
     `expected_error` what was measured (relative rms over the replayed samples) and in `chosen` how.
 
+    `granularity` is what to forecast: the whole "denoiser", or "auto" to try that also against
+    parts of it (block runs, single blocks, residual branches, a UNet's deep part) that save as many
+    MACs, and keep what was measured best.
+
     Raises PlanError for a budget out of reach, or if nothing could be measured; ProfileError as
     `calibrate` does, or if the profile is of another model.
     """
@@ -98,6 +104,8 @@ def tune(
         raise PlanError("give exactly one of computed_steps, speedup and max_error")
     if candidates < 1:
         raise ValueError(f"tune needs candidates >= 1, got {candidates}")
+    if granularity not in ("denoiser", "auto"):
+        raise ValueError(f"granularity must be 'denoiser' or 'auto', got {granularity!r}")
     finals: list[Any] | None = None
     if profile is None or profile.reference is None:
         returned: list[Any] = []
@@ -127,6 +135,7 @@ def tune(
         computed_steps=computed_steps,
         max_error=max_error,
         candidates=candidates,
+        finer=best_part if granularity == "auto" else None,
     )
 
 

@@ -23,7 +23,7 @@ from .session import Session
 from .slots import SlotSet
 from .step_inputs import StepInputs
 from .track import Moment
-from .values import all_finite, any_waits, by_region, finite_flag, sample
+from .values import all_finite, any_waits, by_region, denoised, finite_flag, sample
 from .weights import WeightMark
 
 
@@ -207,9 +207,7 @@ class StepExecutor:
             modes = program.full
         stats = self.session.stats
         if any(modes):
-            if state.recording is not None and self.session.replaying:
-                state.recording.add(moment, self._inputs.latents(args), {})
-            else:
+            if not self.session.replaying:
                 state.recording = None  # a generation with forecasts is no measurement
             rows = self._rows.of_step(plan, decision.step, decision.rows, slots)
             outputs, values = program.run(modes, args, slots, rows, carried)
@@ -218,6 +216,9 @@ class StepExecutor:
                 stats.fall_back(NOT_FINITE, NOT_FINITE_THEN)
                 return self._full(args, moment, state)
             stats.forecast += 1
+            if state.recording is not None:
+                given = self._of_parts(plan, outputs)
+                state.recording.add(moment, self._inputs.latents(args), given)
         else:
             outputs, values = program.run(modes, args, slots, {}, carried)
             stats.computed += 1
@@ -226,6 +227,7 @@ class StepExecutor:
                 if moment.step == 0 and plan.guidance is not None:
                     state.guidance.saw(latents, found.get("denoiser"))
                 if state.recording is not None:
+                    found |= self._of_parts(plan, outputs)
                     state.recording.add(moment, latents, found)
         if values:
             self.session.guard.look(state, decision, slots, values, program.region_of)
@@ -284,6 +286,11 @@ class StepExecutor:
                 state.full = "no memory for slots"
                 self.session.stats.fall_back(state.full)
                 return
+
+    def _of_parts(self, plan: Plan, outputs: Any) -> dict[str, Tensor]:
+        """What a plan for parts of the denoiser gave, at every step something new, for replays."""
+        whole = any(s.region == "denoiser" for s in plan.regions)
+        return {} if whole or not self.session.replaying else denoised(outputs, self._denoised)
 
     def _sound(self, outputs: Any, state: GenerationState) -> bool:
         """Whether a forecast is finite; on a device that is taken for granted and seen later."""

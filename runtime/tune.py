@@ -90,30 +90,36 @@ class Tuner:
         refits = self.profile.reference is not None
         return contenders(given.gram, times, given.c, n, count, refits=refits)
 
-    def _measure(self, entry: Entry, given: Problem, policy: str, calls: int) -> None:
-        schedule = entry.now.schedule
-        recordings, finals = self._replay(self._as_plan(entry.now, given, policy), calls)
-        reference = self.profile.reference
+    def errors(self, plan: Plan, calls: int) -> tuple[np.ndarray, Courses | None]:
+        """Relative squared errors of the final samples under a plan, and the course they took.
+
+        Both are empty where the plan was not followed. Without a reference there is no course.
+        """
+        recordings, finals = self._replay(plan, calls)
+        reference, none = self.profile.reference, np.zeros(0)
         if reference is None:
             assert self.finals is not None
-            entry.errors = np.concatenate(
-                [_relative(a, b) for a, b in zip(finals, self.finals, strict=False)]
+            pairs = zip(finals, self.finals, strict=False)
+            return np.concatenate([_relative(a, b) for a, b in pairs]), None
+        # A plan for parts of the denoiser makes a new output at every step.
+        schedule, steps = plan.regions[0], range(len(plan.timesteps))
+        computed = schedule.computed if schedule.region == DENOISER else tuple(steps)
+        course = courses(recordings, self.profile)
+        if course is None or not _followed(course, computed):
+            return none, None
+        end = course.end(reference.update, computed, np.asarray(schedule.weights))
+        return reference.errors(end), course
+
+    def _measure(self, entry: Entry, given: Problem, policy: str, calls: int) -> None:
+        schedule, reference = entry.now.schedule, self.profile.reference
+        entry.errors, course = self.errors(self._as_plan(entry.now, given, policy), calls)
+        if reference is not None and course is not None and entry.now.refits:
+            prior = Lagrange(schedule.history - 1).rows(
+                schedule.computed, given.x, given.c, given.gram
             )
-        else:
-            course = courses(recordings, self.profile)
-            if course is None or not _followed(course, schedule.computed):
-                return
-            weights = np.asarray(schedule.weights)
-            entry.errors = reference.errors(
-                course.end(reference.update, schedule.computed, weights)
-            )
-            if entry.now.refits:
-                prior = Lagrange(schedule.history - 1).rows(
-                    schedule.computed, given.x, given.c, given.gram
-                )
-                found = refit(reference, course, schedule.computed, schedule.history, prior)
-                entry.then = entry.now.refitted(found)
-        if np.isfinite(entry.errors).all():
+            found = refit(reference, course, schedule.computed, schedule.history, prior)
+            entry.then = entry.now.refitted(found)
+        if len(entry.errors) and np.isfinite(entry.errors).all():
             entry.merit = merit(entry.errors)
 
     def _replay(self, plan: Plan, calls: int) -> tuple[list[Recording], list[np.ndarray]]:
@@ -149,8 +155,12 @@ def tune_plan(
     computed_steps: int | None,
     max_error: float | None,
     candidates: int,
+    finer: Callable[[Tuner, Plan], Plan] | None = None,
 ) -> Plan:
-    """See `ditcache.tune`: one budget, of steps or of measured error."""
+    """See `ditcache.tune`: one budget, of steps or of measured error.
+
+    `finer` is given the best plan for the whole denoiser and may know a better one at equal work.
+    """
     profile, steps = tuner.profile, len(tuner.profile.timesteps)
     if max_error is None:
         n = steps_for(steps, computed_steps=computed_steps, speedup=speedup)
@@ -160,6 +170,7 @@ def tune_plan(
         if n >= steps:
             return profile.plan(computed_steps=steps)
         plan = tuner.plan(n, candidates=candidates, policy="edf")
+        plan = plan if finer is None else finer(tuner, plan)
         if max_error is None or (plan.expected_error or 0.0) <= max_error:
             return plan
         n = min(steps, max(n + 1, round(n * LARGER)))

@@ -57,6 +57,13 @@ def sample(outputs: Any, places: Sequence[int]) -> Sample | None:
     return Sample(shape, str(parts[0].dtype).removeprefix("torch."))
 
 
+def denoised(outputs: Any, places: Sequence[int]) -> dict[str, Tensor]:
+    """What the denoiser gave, as a region's value: several outputs become one flat tensor."""
+    given = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+    named = {str(i): cast(Tensor, given[i]) for i in places}
+    return by_region(named, dict.fromkeys(named, "denoiser"))
+
+
 def by_region(values: Mapping[str, Tensor], region_of: Mapping[str, str]) -> dict[str, Tensor]:
     """Written values by region; several live-outs of one region become one flat tensor."""
     groups: dict[str, list[Tensor]] = {}
