@@ -1,0 +1,6 @@
+"""Run `python -m bench.gpu`."""
+
+from .command import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,96 @@
+"""Seconds, gaps and memory of a loop, measured without a synchronisation inside it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from .loop import Call, Loop
+
+
+class Mark(Protocol):
+    """A moment in the device's queue."""
+
+    def until(self, later: Any) -> float:
+        """Seconds from this mark to a later one."""
+        ...
+
+
+class CudaMark:
+    """An event: when the device gets there."""
+
+    def __init__(self) -> None:
+        self.event = torch.cuda.Event(enable_timing=True)
+        self.event.record()
+
+    def until(self, later: CudaMark) -> float:
+        return self.event.elapsed_time(later.event) / 1e3
+
+
+class HostMark:
+    """Now: on a CPU the work is done when the call returns."""
+
+    def __init__(self) -> None:
+        self.at = time.perf_counter()
+
+    def until(self, later: HostMark) -> float:
+        return later.at - self.at
+
+
+def measure(loop: Loop, model: Call, rounds: int, computed: Sequence[int]) -> dict[str, Any]:
+    """Run the loop `rounds` times; medians over all rounds, seconds and bytes.
+
+    loop: the whole loop by the wall clock, from and to an idle device. computed, skipped: one call
+    on the device, of steps that are and are not among `computed`. gap: between two calls on the
+    device, the sampler's own arithmetic included. host: one call until it returns. peak_bytes:
+    most memory allocated, None on a CPU.
+    """
+    cuda = loop.timesteps.is_cuda
+    marks: type[Any] = CudaMark if cuda else HostMark
+    walls: list[float] = []
+    steps: dict[bool, list[float]] = {True: [], False: []}
+    gaps: list[float] = []
+    hosts: list[float] = []
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(rounds):
+        seen: list[tuple[Any, Any]] = []
+
+        def each(_: int, call: Call, seen: list[tuple[Any, Any]] = seen) -> Any:
+            before, started = marks(), time.perf_counter()
+            out = call()
+            hosts.append(time.perf_counter() - started)
+            seen.append((before, marks()))
+            return out
+
+        _wait(cuda)
+        started = time.perf_counter()
+        loop.run(model, each)
+        _wait(cuda)
+        walls.append(time.perf_counter() - started)
+        for i, (before, after) in enumerate(seen):
+            steps[i in computed].append(before.until(after))
+            if i:
+                gaps.append(seen[i - 1][1].until(before))
+    return {
+        "loop": statistics.median(walls),
+        "loops": walls,
+        "computed": _median(steps[True]),
+        "skipped": _median(steps[False]),
+        "gap": _median(gaps),
+        "host": _median(hosts),
+        "peak_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+    }
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def _wait(cuda: bool) -> None:
+    if cuda:
+        torch.cuda.synchronize()

@@ -1,0 +1,241 @@
+"""The ways to run a model: as it is, compiled, cached by ditcache, cached by another library."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ditcache
+import torch
+
+from .loop import Call, Loop
+
+
+@dataclass
+class Way(ABC):
+    """How a loop's model is called. `prepare` may run the loop; `restore` undoes it."""
+
+    name: str
+    compiled: bool = False
+
+    @abstractmethod
+    def prepare(self, loop: Loop) -> Call:
+        """Give what to call in place of the model."""
+
+    def computed(self, loop: Loop) -> list[int]:
+        """The steps that run in full."""
+        return list(range(loop.steps))
+
+    def about(self, model: Any) -> dict[str, Any]:
+        """What else to write down after measuring."""
+        return {}
+
+    def restore(self, loop: Loop) -> None:  # noqa: B027  # most leave nothing behind
+        """Leave the model as it was."""
+
+
+class Eager(Way):
+    def prepare(self, loop: Loop) -> Call:
+        return loop.module
+
+
+@dataclass
+class Compiled(Way):
+    mode: str | None = None
+    inner: str = "inductor"
+
+    def prepare(self, loop: Loop) -> Call:
+        if self.mode is None:
+            return torch.compile(loop.module, backend=self.inner)
+        return torch.compile(loop.module, mode=self.mode)
+
+
+def spread(steps: int, speedup: float) -> list[int]:
+    """ceil(steps / speedup) computed steps: the first two, then evenly up to the last one."""
+    count = max(1, math.ceil(steps / speedup))
+    if count < 3:
+        return list(range(count))
+    rest = count - 2
+    return [0, 1, *(round(1 + (steps - 2) * (i + 1) / rest) for i in range(rest))]
+
+
+@dataclass
+class Ditcache(Way):
+    """`speedup` None: the exact tier. The plan forecasts by a line through the last two outputs.
+
+    Random weights have no drift worth a profile: what a plan costs in time does not depend on its
+    weights.
+    """
+
+    speedup: float | None = None
+    graphs: bool = False
+    inner: str = "inductor"
+    _before: Any = None
+
+    def prepare(self, loop: Loop) -> Call:
+        options: dict[str, Any] = {
+            "inner": self.inner,
+            "cuda_graphs": self.graphs,
+            "policy": "exact",
+        }
+        model: Any = torch.compile(loop.module, backend="ditcache", options=options)
+        loop.run(model)
+        if self.speedup is not None:
+            ditcache.apply(model, self._plan(loop, model))
+        return model
+
+    def _plan(self, loop: Loop, model: Any) -> ditcache.Plan:
+        profile = ditcache.calibrate(model, lambda _: loop.run(model), samples=1)
+        computed = self.computed(loop)
+        line = (2.0, -1.0) if len(computed) > 1 else (1.0, 0.0)
+        rows = tuple((0.0, 0.0) if s in computed else line for s in range(loop.steps))
+        region = ditcache.RegionSchedule("denoiser", tuple(computed), rows, 2, "line", "spread")
+        return ditcache.Plan(profile.signature, profile.timesteps, (region,), "bench").validate()
+
+    def computed(self, loop: Loop) -> list[int]:
+        return spread(loop.steps, self.speedup or 1.0)
+
+    def about(self, model: Any) -> dict[str, Any]:
+        found = ditcache.summary(model)
+        return {
+            "calls": found.calls,
+            "forecast": found.forecast,
+            "slot_bytes": found.slot_bytes,
+            "hoisted_bytes": found.hoisted_bytes,
+            "captures": found.captures,
+            "replays": found.replays,
+            "graph_bytes": found.graph_bytes,
+            "uncaptured": found.uncaptured,
+            "fallbacks": found.fallbacks,
+        }
+
+
+@dataclass
+class TaylorSeer(Way):
+    """diffusers' TaylorSeer in lite mode: the model's output alone is forecast."""
+
+    speedup: float = 3.0
+
+    def prepare(self, loop: Loop) -> Call:
+        from diffusers.hooks import TaylorSeerCacheConfig, apply_taylorseer_cache
+
+        config = TaylorSeerCacheConfig(
+            cache_interval=round(self.speedup),
+            disable_cache_before_step=2,
+            max_order=1,
+            use_lite_mode=True,
+        )
+        if hasattr(loop.module, "enable_cache"):
+            loop.module.enable_cache(config)  # pyright: ignore[reportCallIssue]
+        else:
+            apply_taylorseer_cache(loop.module, config)
+        return torch.compile(loop.module) if self.compiled else loop.module
+
+    def computed(self, loop: Loop) -> list[int]:
+        every = round(self.speedup)
+        return [s for s in range(loop.steps) if s < 2 or (s - 3) % every == 0]
+
+    def restore(self, loop: Loop) -> None:
+        loop.module.disable_cache()  # pyright: ignore[reportCallIssue]
+
+
+@dataclass
+class CacheDit(Way):
+    """cache-dit's DBCache with a static mask: the same computed steps as ditcache's."""
+
+    speedup: float = 3.0
+
+    def prepare(self, loop: Loop) -> Call:
+        import cache_dit
+
+        logging.getLogger("CACHE_DIT").setLevel(logging.ERROR)
+        computed = self.computed(loop)
+        config = cache_dit.DBCacheConfig(
+            Fn_compute_blocks=1,
+            Bn_compute_blocks=0,
+            max_warmup_steps=1,
+            steps_computation_mask=[int(s in computed) for s in range(loop.steps)],
+            steps_computation_policy="static",
+            enable_separate_cfg=False,
+            num_inference_steps=loop.steps,
+        )
+        cache_dit.enable_cache(loop.module, cache_config=config)
+        called = torch.compile(loop.module) if self.compiled else loop.module
+        calls = itertools.count()
+
+        def call(**kwargs: Any) -> Any:
+            if next(calls) % loop.steps == 0:  # a new generation, of which only a pipeline tells it
+                cache_dit.refresh_context(loop.module, cache_config=config)
+            return called(**kwargs)
+
+        return call
+
+    def computed(self, loop: Loop) -> list[int]:
+        return spread(loop.steps, self.speedup)
+
+    def restore(self, loop: Loop) -> None:
+        import cache_dit
+
+        cache_dit.disable_cache(loop.module)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which ways to measure, in order of interest; `quick` leaves out what costs most."""
+
+    quick: bool = False
+    inner: str = "inductor"
+    speedups: Sequence[float] = field(default=(2.0, 3.0, 5.0))
+
+    def ways(self) -> list[Way]:
+        found: list[Way] = [
+            Eager("eager"),
+            Compiled("compile", compiled=True, inner=self.inner),
+            Ditcache("ditcache exact", compiled=True, inner=self.inner),
+        ]
+        found += [
+            Ditcache(f"ditcache {s:g}x", compiled=True, speedup=s, inner=self.inner)
+            for s in self.speedups
+        ]
+        exact = Ditcache("ditcache exact graphs", compiled=True, graphs=True, inner=self.inner)
+        found.append(exact)
+        if not self.quick:
+            found.append(replace(exact, name="ditcache 3x graphs", speedup=3.0))
+        found += [TaylorSeer("diffusers TaylorSeer 3x"), CacheDit("cache-dit 3x")]
+        if not self.quick:
+            found.append(Compiled("reduce-overhead", compiled=True, mode="reduce-overhead"))
+            found.append(TaylorSeer("diffusers TaylorSeer 3x compiled", compiled=True))
+            found.append(CacheDit("cache-dit 3x compiled", compiled=True))
+        return found
+
+
+def measured(way: Way, loop: Loop, rounds: int) -> dict[str, Any]:
+    """Prepare a way, run it once unmeasured, and measure it; an error becomes the result."""
+    from .meter import measure
+
+    torch._dynamo.reset()
+    if loop.timesteps.is_cuda:
+        torch.cuda.empty_cache()
+    started = time.perf_counter()
+    try:
+        model = way.prepare(loop)
+        for _ in range(2):  # compiles, captures, fills the allocator
+            loop.run(model)
+        cold = time.perf_counter() - started
+        computed = way.computed(loop)
+        found = measure(loop, model, rounds, computed)
+        found |= {"steps": loop.steps, "computed_steps": len(computed), "cold": cold}
+        return found | way.about(model)
+    except Exception as failed:
+        return {"error": f"{type(failed).__name__}: {failed}"[:500]}
+    finally:
+        try:
+            way.restore(loop)
+        except Exception as failed:  # of a library that did not get as far as its hooks
+            logging.getLogger(__name__).debug("restore: %s", failed)

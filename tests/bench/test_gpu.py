@@ -1,0 +1,168 @@
+"""The command for a GPU machine, as far as it goes without: its loop, ways, ledger and table."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+import torch
+
+from bench.gpu import command, loop, table, worker
+from bench.gpu.ways import (
+    CacheDit,
+    Choice,
+    Compiled,
+    Ditcache,
+    Eager,
+    TaylorSeer,
+    Way,
+    measured,
+    spread,
+)
+from bench.ledger import Ledger
+
+STEPS = 8
+
+
+def tiny_flux() -> loop.Loop:
+    from diffusers import FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    module = FluxTransformer2DModel(
+        in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=16, pooled_projection_dim=8,
+        axes_dims_rope=(2, 2, 4),
+    )  # fmt: skip
+    kwargs = {
+        "hidden_states": torch.randn(1, 16, 4),
+        "timestep": torch.full((1,), 0.5),
+        "pooled_projections": torch.randn(1, 8),
+        "encoder_hidden_states": torch.randn(1, 3, 16),
+        "txt_ids": torch.zeros(3, 3),
+        "img_ids": torch.zeros(16, 3),
+        "return_dict": False,
+    }
+    return loop.Loop("tiny", module.eval(), kwargs, torch.linspace(1, 1 / STEPS, STEPS))
+
+
+class Tiny(Choice):
+    def ways(self) -> list[Way]:
+        return [
+            Eager("eager"),
+            Compiled("compile", inner="eager"),
+            Ditcache("ditcache exact", inner="eager"),
+            Ditcache("ditcache 2x", speedup=2.0, inner="eager"),
+            Ditcache("ditcache 2x graphs", speedup=2.0, graphs=True, inner="eager"),
+        ]
+
+
+def test_the_ways_have_names_of_their_own():
+    for quick in (False, True):
+        names = [way.name for way in Choice(quick=quick).ways()]
+        assert len(set(names)) == len(names)
+
+
+def test_without_a_device_it_says_so_and_ends(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert command.main(["--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "CUDA device" in said
+    assert "\n" not in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("steps", "speedup", "count"), [(10, 2, 5), (10, 3, 4), (10, 5, 2), (6, 1, 6)]
+)
+def test_a_speedup_computes_its_share_of_steps(steps: int, speedup: float, count: int):
+    found = spread(steps, speedup)
+    assert len(set(found)) == len(found) == count
+    assert found[0] == 0
+    if count > 2:
+        assert found[-1] == steps - 1
+
+
+def test_one_model_all_ways_and_nothing_twice(tmp_path):
+    path, made = tmp_path / "results.jsonl", []
+
+    def make() -> loop.Loop:
+        made.append(1)
+        return tiny_flux()
+
+    assert not worker.run("tiny", make, Tiny(), Ledger(path, "k"), until=time.time() - 1)
+    assert not Ledger(path, "k").records, "no time, nothing measured"
+    ledger = Ledger(path, "k")
+    assert worker.run("tiny", make, Tiny(), ledger, rounds=2)
+    assert worker.run("tiny", make, Tiny(), Ledger(path, "k"), rounds=2)
+    assert len(made) == 2, "the third run found everything in the ledger"
+    by = {r["way"]: r for r in table.rows(ledger.records.values())}
+    assert not [r["error"] for r in by.values() if "error" in r]
+    assert by["eager"]["computed_steps"] == STEPS
+    assert by["eager"]["skipped"] is None
+    half = by["ditcache 2x"]
+    assert half["computed_steps"] == STEPS // 2
+    # Two unmeasured and two measured generations under the plan.
+    assert half["forecast"] == 4 * STEPS // 2
+    assert not half["fallbacks"]
+    assert half["realised"] > 0
+    assert by["ditcache 2x graphs"]["uncaptured"], "a CPU has no graphs, and that is said"
+    text = table.markdown(ledger.records.values())
+    assert "| tiny | ditcache 2x | 4 of 8 |" in text
+    assert all(line.count("|") == table.HEAD.count("|") for line in text.splitlines())
+
+
+def test_a_way_that_fails_is_a_result(tmp_path):
+    class Broken(Eager):
+        def prepare(self, loop):
+            raise RuntimeError("no such library")
+
+    found = measured(Broken("broken"), tiny_flux(), 1)
+    assert found == {"error": "RuntimeError: no such library"}
+    line = table.markdown([{"model": "tiny", "way": "broken", **found}]).splitlines()[-1]
+    assert line.count("|") == table.HEAD.count("|")
+
+
+@pytest.mark.parametrize("way", [TaylorSeer("taylorseer"), CacheDit("cache-dit")])
+def test_other_libraries_compute_the_same_share(way):
+    pytest.importorskip("cache_dit")
+    ran: list[int] = []
+    small = tiny_flux()
+    handle = small.module.single_transformer_blocks[-1].attn.to_q.register_forward_hook(
+        lambda *_: ran.append(1)
+    )
+    found = measured(way, small, 1)
+    handle.remove()
+    assert "error" not in found, found
+    assert len(ran) == 3 * found["computed_steps"]
+
+
+def test_parts_resume_and_say_what_was_not_reached(tmp_path):
+    ledger = Ledger(tmp_path / "r.jsonl", "k")
+    parts = [
+        ("good", [sys.executable, "-c", "print('fine')"]),
+        ("bad", [sys.executable, "-c", "raise SystemExit(1)"]),
+        ("unfinished", [sys.executable, "-c", "raise SystemExit(3)"]),
+    ]
+    assert command.run_parts(parts, ledger, time.time() + 60) == ["unfinished"]
+    assert ledger["part good"]["status"] == 0
+    assert "fine" in ledger["part good"]["end"]
+    assert ledger["part bad"]["status"] == 1
+    again = Ledger(tmp_path / "r.jsonl", "k")
+    assert command.run_parts(parts, again, time.time() - 1) == ["bad", "unfinished"]
+
+
+def test_latents_of_other_channels_than_the_output():
+    x, out = torch.zeros(2, 8, 3), torch.ones(2, 4, 3)
+    moved = loop.euler(x, out, 10)
+    assert moved[:, :4].ne(0).all()
+    assert not moved[:, 4:].any()
+    assert loop.euler(out, x + 1, 10).shape == out.shape
+
+
+@pytest.mark.parametrize("name", list(worker.CASES))
+def test_the_models_exist_at_these_sizes(name: str):
+    case = worker.CASES[name]
+    made = case.load(torch.device("meta"))
+    assert made.steps == case.steps
+    assert {made.latents, "timestep"} <= made.kwargs.keys()
