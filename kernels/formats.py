@@ -100,6 +100,11 @@ class Packed:
         return cls(data, scales, like.dtype)
 
     @property
+    def shape(self) -> torch.Size:
+        """[K, *shape]."""
+        return self.data.shape
+
+    @property
     def device(self) -> torch.device:
         """Where the numbers are."""
         return self.data.device

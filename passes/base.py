@@ -18,7 +18,8 @@ class PassContext:
 
     `roles` is the caller's word on what an input is (by source name); `plan` the schedule to
     insert; `profile` the measured drift; `record` asks for the live-outs of these region kinds
-    as extra outputs; `slot_budget` bounds the cache storage in bytes (None: no bound).
+    as extra outputs; `slot_budget` bounds the cache storage in bytes (None: no bound);
+    `slot_format` is how slots are stored (a name of `kernels.formats.FORMATS`, None as they are).
     """
 
     roles: dict[str, str] = field(default_factory=dict[str, str])
@@ -26,6 +27,7 @@ class PassContext:
     profile: Profile | None = None
     record: tuple[str, ...] = ()
     slot_budget: int | None = None
+    slot_format: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from typing import cast
 
 from torch import Tensor, fx
 
+from ..kernels.formats import format_for
+from ..kernels.launch import needs_fp8
 from .base import PassError
 from .ir import Region, Slot, StepGraph, value_of
 from .plan_format import RegionSchedule
@@ -31,6 +33,23 @@ def bind(
     """A scheduled region with its slots; PassError where its delta has no meaning."""
     slots = make_slots(region, nodes, schedule.history, schedule.region, schedule.what)
     return Cached(region, tuple(slots), deltas(graph, region, schedule.what))
+
+
+def stored(cached: Cached, nodes: dict[str, fx.Node], name: str | None) -> Cached:
+    """The region with its slots in a storage format, where that makes them smaller.
+
+    PassError for a format that there is not, or that the device has no hardware for.
+    """
+    slots: list[Slot] = []
+    for slot in cached.slots:
+        try:
+            kind = format_for(name, slot.dtype)
+            if kind is not None:
+                needs_fp8(kind.dtype, cast(Tensor, value_of(nodes[slot.value])).device)
+        except ValueError as wrong:
+            raise PassError(f"insert-cache: {wrong}") from None
+        slots.append(slot if kind is None else replace(slot, format=kind.name))
+    return replace(cached, slots=tuple(slots))
 
 
 def deltas(graph: StepGraph, region: Region, what: str) -> dict[str, str]:

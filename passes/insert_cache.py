@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from .base import PassContext, PassError, PassResult
-from .cached_regions import bind, probe_slots, recordings
+from .cached_regions import bind, probe_slots, recordings, stored
 from .ir import StepGraph
 from .probes import probe_values
 from .rewriter import Rewriter
@@ -52,12 +52,16 @@ class InsertCache:
     ensures: ClassVar[frozenset[str]] = frozenset({"cached"})
 
     def apply(self, graph: StepGraph, ctx: PassContext) -> PassResult:
-        """Rewrite the graph; raises PassError where slots do not fit the budget."""
+        """Rewrite the graph; raises PassError where slots do not fit the budget or format."""
         facts = graph.facts | self.ensures
         plans = {s.region: s for s in ctx.plan.regions} if ctx.plan else {}
         nodes = graph.nodes_by_name()
         cached = [
-            bind(graph, graph.region(name), plans[graph.schedules.get(name, name)], nodes)
+            stored(
+                bind(graph, graph.region(name), plans[graph.schedules.get(name, name)], nodes),
+                nodes,
+                ctx.slot_format,
+            )
             for name in graph.scheduled
         ]
         inside = {n for c in cached for n in c.region.nodes}  # a conditional hides what it computes

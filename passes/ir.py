@@ -9,6 +9,7 @@ reference meaning in plain torch, so that a graph can be interpreted at any stag
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -18,6 +19,7 @@ from torch import Tensor, fx
 from torch.fx.node import has_side_effect
 
 from ..kernels.forecast import forecast_reference
+from ..kernels.formats import FORMATS
 from .profile import Profile
 from .symbolic import Size, hint
 from .symbolic import tensor_bytes as tensor_bytes  # noqa: PLC0414  # also reached from here
@@ -97,7 +99,7 @@ class Slot:
     `what` is stored: the live-out itself ("output") or what the region added to its live-in
     ("delta"). A `reference` slot serves a probe instead of a forecast: it holds the probed value of
     the "previous" step or of the last "computed" one; `measured` asks the runtime how far each
-    write of it moves.
+    write of it moves. `format` is the storage format (`kernels.formats`), "" for the value's own.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Slot:
     what: str = "output"
     reference: str = ""
     measured: bool = False
+    format: str = ""
 
     @property
     def owner(self) -> str:
@@ -118,11 +121,10 @@ class Slot:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole history at the traced shape."""
-        n = self.history * self.dtype.itemsize
-        for d in self.shape:
-            n *= hint(d)
-        return n
+        """Bytes of the whole history at the traced shape, as it is stored."""
+        numbers = math.prod(hint(d) for d in self.shape)
+        each = FORMATS[self.format].nbytes(numbers) if self.format else None
+        return self.history * (numbers * self.dtype.itemsize if each is None else each)
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ def opt(  # noqa: PLR0917
     steps: Annotated[int, typer.Option(help="Steps of the grid, for --policy.")] = 50,
     region: Annotated[str, typer.Option(help="Regions for --policy, by comma.")] = "denoiser",
     slot_budget: Annotated[int | None, typer.Option(help="Most bytes of slots.")] = None,
+    slot_format: Annotated[str, typer.Option(help="bf16, fp16, fp8_e4m3 or int8 slots.")] = "",
     emit: Annotated[Emit | None, typer.Option(help="Form of the result.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File instead of stdout.")
@@ -132,7 +133,7 @@ def opt(  # noqa: PLR0917
         raise InputError("no model given; --list names those of the zoo")
     chosen = _passes(passes, stop_after)
     before, after = _dumps("--print-before", print_before), _dumps("--print-after", print_after)
-    context = PassContext(slot_budget=slot_budget)
+    context = PassContext(slot_budget=slot_budget, slot_format=slot_format or None)
     if plan is not None and policy:
         raise InputError("--plan and --policy both give a plan; use one of them")
     if profile is not None:
@@ -164,7 +165,7 @@ def opt(  # noqa: PLR0917
         _statistics(printing.report)
     text = ""
     if stats and printing.analysed is not None:
-        text += stats_text(printing.analysed)
+        text += stats_text(printing.analysed, graph.slots)
     if emit is not None or not stats:
         text += ("\n" if text else "") + _emit(emit or Emit.TEXT, graph, printing)
     _write(text, output)

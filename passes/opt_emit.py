@@ -38,6 +38,7 @@ def to_json(graph: StepGraph, analysed: StepGraph | None, stats: dict[str, Any])
                 "value": s.value,
                 "type": type_text(s.shape, s.dtype),
                 "history": s.history,
+                "format": s.format or None,
                 "bytes": s.nbytes,
             }
             for s in graph.slots

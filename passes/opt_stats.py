@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
 from .cost import node_macs
-from .ir import Depends, InputKind, Region, StepGraph, depends_of, kind_of, value_of
+from .ir import Depends, InputKind, Region, Slot, StepGraph, depends_of, kind_of, value_of
 from .printer import macs_text
 from .symbolic import tensor_bytes
 
@@ -47,8 +48,11 @@ def shares(graph: StepGraph) -> dict[str, Share]:
     return {c: Share(macs[c], weights[c], ops[c]) for c in CLASSES}
 
 
-def stats_text(graph: StepGraph) -> str:
-    """The table that --stats prints: totals by class, then one line for each region."""
+def stats_text(graph: StepGraph, slots: Sequence[Slot] = ()) -> str:
+    """The table that --stats prints: totals by class, one line for each region, the slots' bytes.
+
+    `slots` are those that the plan inserted, if there is one.
+    """
     found = shares(graph)
     total = sum(s.macs for s in found.values())
     weights = sum(s.weight_bytes for s in found.values())
@@ -72,6 +76,10 @@ def stats_text(graph: StepGraph) -> str:
             f"{share.ops:>8}"
         )
     lines += ["", *_region_table(graph.regions, total)]
+    if slots:
+        stored = ", ".join(dict.fromkeys(s.format or "the model's types" for s in slots))
+        size = bytes_text(sum(s.nbytes for s in slots))
+        lines += ["", f"slots: {len(slots)}, {size} in {stored}"]
     return "\n".join(lines) + "\n"
 
 

@@ -44,6 +44,7 @@ def print_graph(
         notes = [slot.what] if slot.what != "output" else []
         notes += [f"{slot.reference} step"] if slot.reference else []
         notes += ["measured"] if slot.measured else []
+        notes += [f"stored as {slot.format}"] if slot.format else []
         line = f"  slot ${slot.name} : {shape} x{slot.history}  {_bytes(slot.nbytes)}"
         lines.append(line + (f"  // {', '.join(notes)}" if notes else ""))
     lines += _region_lines(graph, plan)

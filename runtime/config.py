@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..kernels.formats import FORMATS
 from ..passes.plan_format import Plan, PlanError
 from ..passes.policies import ZOO, make
 from ..passes.portfolio import POLICIES
@@ -38,11 +39,12 @@ class Config:
     `inner`: the compiler of the parts, "inductor", "eager" or any name that torch.compile takes.
     `inputs`: roles of inputs by name ({"x": "latents", "y": "condition"}) where names and shapes
     mislead. `guidance`: the guidance scale, if the recorded calls cannot tell. `hoist_budget` and
-    `slot_budget`: bytes for hoisted values and for slots (None: no bound). `shortcut`: answer
-    skipped steps without Dynamo's guards (`runtime/shortcut.py`). `guard`: what to do where the
-    model changes much faster than in calibration: "off", "warn", "densify" (compute more of this
-    generation) or "recalibrate" (record the next generations and plan anew). `cuda_graphs`: on a
-    CUDA device capture each variant and replay it; `graph_budget`: bytes for what captures hold.
+    `slot_budget`: bytes for hoisted values and for slots (None: no bound). `slot_format`: how slots
+    are stored, "bf16", "fp16", "fp8_e4m3" or "int8" (None: as the model gives them). `shortcut`:
+    answer skipped steps without Dynamo's guards (`runtime/shortcut.py`). `guard`: what to do where
+    the model changes much faster than in calibration: "off", "warn", "densify" (compute more of
+    this generation) or "recalibrate" (record the next generations and plan anew). `cuda_graphs`: on
+    a CUDA device capture each variant and replay it; `graph_budget`: bytes for what captures hold.
     """
 
     speedup: float | None = None
@@ -59,6 +61,7 @@ class Config:
     guidance: float | None = None
     hoist_budget: int = 256 * 2**20
     slot_budget: int | None = None
+    slot_format: str | None = None
     shortcut: bool = True
     guard: str = "warn"
     cuda_graphs: bool = False
@@ -126,6 +129,9 @@ def parse(options: Mapping[str, Any] | None) -> Config:
     _number(given, "hoist_budget", 0, "bytes", whole=True)
     _number(given, "slot_budget", 0, "bytes", whole=True)
     _number(given, "graph_budget", 0, "bytes", whole=True)
+    if (kind := given.get("slot_format")) is not None and kind not in FORMATS:
+        listed = ", ".join(map(repr, FORMATS))
+        raise OptionError(f"option 'slot_format' is {kind!r}; expected one of {listed}, or None")
     for key in ("shortcut", "cuda_graphs"):
         if not isinstance(given.get(key, True), bool):
             raise OptionError(f"option {key!r} is {given[key]!r}; expected True or False")

@@ -280,7 +280,8 @@ class StepExecutor:
             if owner not in planned:
                 continue
             try:
-                slots.push(slot, moment.step, value, program.histories[slot], owner)
+                history, kind = program.histories[slot], program.formats[slot]
+                slots.push(slot, moment.step, value, history, owner, kind=kind)
             except torch.OutOfMemoryError:
                 slots.rings.clear()
                 state.full = "no memory for slots"

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from ..kernels.formats import FORMATS
 from ..passes.ir import InputKind, Prologue, StepGraph, Variant, kind_of, placeholders
 from .cuda_graphs import Captured, Graphs, InputUse
 from .dynamo import compile_lock
@@ -56,6 +57,7 @@ class Program:
         self._graphs = graphs
         self.scheduled = graph.scheduled
         self.histories = {s.name: s.history for s in graph.slots}
+        self.formats = {s.name: FORMATS.get(s.format) for s in graph.slots}
         self.region_of = {s.name: s.owner for s in graph.slots}
         self.measured = frozenset(s.name for s in graph.slots if s.measured)
         self._switches = tuple(graph.schedules.get(name, name) for name in graph.scheduled)

@@ -75,6 +75,7 @@ class Programs:
             plan=plan,
             record=record if plan is None else (),
             slot_budget=config.slot_budget,
+            slot_format=config.slot_format,
         )
         done, _ = pipeline.run(self._graph, pipeline.REWRITE, ctx, check="fast")
         budget = 0 if config.policy == "none" else config.hoist_budget

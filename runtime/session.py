@@ -348,6 +348,7 @@ class Session:
             replays=stats.replays,
             graph_bytes=0 if self.captured is None else self.captured.nbytes,
             uncaptured=dict(stats.uncaptured),
+            slot_format=self.config.slot_format,
         )
 
     def configure(self, config: Config) -> None:

@@ -7,38 +7,52 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..kernels.formats import Format, Packed
+from ..kernels.write import write
+
 
 class Ring:
     """The last K values written, in one buffer [K, *shape] whose address never changes.
 
     Entries are overwritten in turn rather than moved, so a forecast's weights are permuted to the
-    ring's physical order instead (`physical`).
+    ring's physical order instead (`physical`). With a storage format the buffer is packed: what is
+    pushed is packed in one pass, what is read is unpacked by who reads it.
     """
 
-    def __init__(self, value: Tensor, history: int) -> None:
-        self.buffer = torch.zeros((history, *value.shape), dtype=value.dtype, device=value.device)
+    def __init__(self, value: Tensor, history: int, kind: Format | None = None) -> None:
+        self.buffer: Tensor | Packed
+        if kind is None:
+            shape = (history, *value.shape)
+            self.buffer = torch.zeros(shape, dtype=value.dtype, device=value.device)
+        else:
+            self.buffer = Packed.empty(kind, history, value)
+        self.kind = kind
         self.history = history
         self.steps: list[int] = []  # step of each entry, newest first
         self._newest = -1
 
     def fits(self, value: Tensor) -> bool:
         """Whether a value has the shape, dtype and device of this ring's entries."""
-        entry = self.buffer[0]
+        held = self.buffer
         return (
-            entry.shape == value.shape
-            and entry.dtype == value.dtype
-            and entry.device == value.device
+            held.shape[1:] == value.shape
+            and held.dtype == value.dtype
+            and held.device == value.device
         )
 
     def push(self, step: int, value: Tensor) -> None:
         """Write the value of `step` over the oldest entry."""
         self._newest = (self._newest + 1) % self.history
-        self.buffer[self._newest].copy_(value)
+        if isinstance(self.buffer, Packed):
+            write(value, self.buffer, self._newest)
+        else:
+            self.buffer[self._newest].copy_(value)
         self.steps = [step, *self.steps[: self.history - 1]]
 
     def entry(self, k: int) -> Tensor:
-        """The k-th newest entry."""
-        return self.buffer[(self._newest - k) % self.history]
+        """The k-th newest entry, in the type that was pushed."""
+        index = (self._newest - k) % self.history
+        return self.buffer.entry(index) if isinstance(self.buffer, Packed) else self.buffer[index]
 
     @property
     def rotation(self) -> int:
@@ -59,8 +73,8 @@ class Ring:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the buffer."""
-        return self.buffer.numel() * self.buffer.element_size()
+        """Bytes of the buffer, as it is stored."""
+        return self.buffer.nbytes
 
 
 class SlotSet:
@@ -75,9 +89,16 @@ class SlotSet:
         return self.rings.get(self._leads.get(schedule, schedule))
 
     def push(
-        self, name: str, step: int, value: Tensor, history: int, schedule: str | None = None
+        self,
+        name: str,
+        step: int,
+        value: Tensor,
+        history: int,
+        schedule: str | None = None,
+        *,
+        kind: Format | None = None,
     ) -> None:
-        """Write into a slot, making it on first use or where shape, dtype or K changed.
+        """Write into a slot, making it on first use or where shape, dtype, K or format changed.
 
         Steps are those of the generation. With another K what is held moves along: a plan may be
         found to be the wrong one of two only after some steps.
@@ -85,9 +106,10 @@ class SlotSet:
         ring = self.rings.get(name)
         if schedule is not None:
             self._leads.setdefault(schedule, name)
-        if ring is None or ring.history != history or not ring.fits(value):
-            made = self.rings[name] = Ring(value, history)
-            if ring is not None and ring.fits(value):
+        fits = ring is not None and ring.fits(value)
+        if ring is None or not fits or (ring.history, ring.kind) != (history, kind):
+            made = self.rings[name] = Ring(value, history, kind)
+            if ring is not None and fits:
                 for k in reversed(range(len(ring.steps))):
                     made.push(ring.steps[k], ring.entry(k))
             ring = made

@@ -77,6 +77,7 @@ class Summary:
     now. `fallbacks` maps each reason to its number of calls. `guard` says in words how
     many computed steps were checked and how many generations were alarming. `captures`, `replays`
     and `graph_bytes` are of CUDA graphs; `uncaptured` counts variants that run without, by reason.
+    `slot_format` is the option: how slots are stored.
     """
 
     policy: str
@@ -103,6 +104,7 @@ class Summary:
     replays: int = 0
     graph_bytes: int = 0
     uncaptured: dict[str, int] = field(default_factory=dict[str, int])
+    slot_format: str | None = None
 
     @property
     def reduction(self) -> float:
@@ -125,13 +127,14 @@ class Summary:
 
     def rows(self) -> list[tuple[str, str]]:
         """Label and text of each line."""
+        kind = self.slot_format
         rows = [
             ("policy", self.policy),
             ("plan", self.plan),
             ("generations", f"{self.generations} ({self.recorded} recorded)"),
             ("calls", f"{self.calls}: {self.computed} computed, {self.forecast} forecast"),
             ("MACs", f"{self.macs:.4g} of {self.macs_uncached:.4g} ({self.reduction:.2f}x fewer)"),
-            ("slots", _bytes(self.slot_bytes)),
+            ("slots", _bytes(self.slot_bytes) + (f" as {kind}" if kind else "")),
             ("hoisted", _bytes(self.hoisted_bytes) + self._hoist_text()),
             ("compile / plan", f"{self.lower_seconds:.1f} s / {self.plan_seconds * 1e3:.0f} ms"),
             ("guard", self.guard),

@@ -168,6 +168,17 @@ def test_a_made_up_plan_shows_the_rewriting_half(cli):
     assert "variant 1 (blocks.0: forecast, blocks.1: forecast)" in out
 
 
+def test_packed_slots_are_shown_with_their_bytes(cli):
+    made = ("toy_factory:make", "--policy", "taylor-1", "--slot-format")
+    code, out, _ = cli(*made, "int8", "--stats", "--emit", "text", "--stop-after", "insert-cache")
+    assert code == 0
+    assert "slots: 1, 528 B in int8" in out
+    assert "slot $denoiser : f32[2,16,8] x2  0.5 KiB  // stored as int8" in out
+    code, _, err = cli(*made, "int4")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no storage format 'int4'; there are bf16, fp16, fp8_e4m3, int8" in err
+
+
 def test_a_dynamic_trace(cli):
     _, out, _ = cli("toy_factory:make", "--dynamic", "--policy", "reuse")
     assert re.search(r"%hidden_states: f32\[s\d+,s\d+,8\] latents", out)
@@ -226,7 +237,7 @@ def test_json_is_complete(cli, through):
     if through == "all":
         assert found["slots"][0] == {
             "name": "denoiser", "region": "denoiser", "value": found["slots"][0]["value"],
-            "type": "f32[2,16,8]", "history": 1, "bytes": 1024,
+            "type": "f32[2,16,8]", "history": 1, "format": None, "bytes": 1024,
         }  # fmt: skip
         assert [v["forecast"] for v in found["variants"]] == [[], ["denoiser"]]
         assert found["prologues"][0]["name"] == "step"

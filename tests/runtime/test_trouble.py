@@ -165,11 +165,11 @@ def test_an_exception_inside_a_step_leaves_no_half_written_state(monkeypatch):
 
     push, calls = SlotSet.push, [0]
 
-    def failing(self, *args):
+    def failing(self, *args, **more):
         calls[0] += 1
         if calls[0] == 2:
             raise Stop
-        push(self, *args)
+        push(self, *args, **more)
 
     monkeypatch.setattr(SlotSet, "push", failing)
     with pytest.raises(Stop):
@@ -183,7 +183,7 @@ def test_no_memory_for_slots_is_survived(monkeypatch, caplog):
     made, _ = planned(model)
     from ditcache.runtime.slots import SlotSet
 
-    def failing(self, *args):
+    def failing(self, *args, **more):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(SlotSet, "push", failing)
