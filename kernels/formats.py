@@ -78,12 +78,13 @@ def blocks_of(numbers: int) -> int:
     return -(-numbers // SCALE_BLOCK)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Packed:
     """A ring in a storage format.
 
     data: [K, *shape] in the format's type; scales: f32[K, ceil(numel(shape) / 128)], None for a
-    format without; `dtype` is what an entry unpacks to.
+    format without; `dtype` is what an entry unpacks to. Two are equal only if they are one: a
+    captured graph holds on to the addresses of this one.
     """
 
     data: Tensor
