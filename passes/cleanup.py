@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,7 +12,8 @@ from torch import fx
 from .base import PassContext, PassResult
 from .cost import total_macs
 from .effects import is_random, storage_roots
-from .ir import StepGraph, output_node
+from .ir import StepGraph, output_node, placeholders
+from .modules import live_nodes, module_of
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,9 @@ class Cleanup:
 
         def clean(module: fx.GraphModule) -> fx.GraphModule:
             nonlocal removed
-            copy = fx.GraphModule(module, _copy(module.graph))
-            copy.meta = dict(module.meta)
-            before = len(copy.graph.nodes)
-            _merge_equal(copy.graph)
-            copy.graph.eliminate_dead_code(lambda n: n.op == "output" or n.is_impure())
-            removed += before - len(copy.graph.nodes)
-            copy.recompile()
-            return copy
+            done = _cleaned(module)
+            removed += len(module.graph.nodes) - len(done.graph.nodes)
+            return done
 
         variants = tuple(replace(v, module=clean(v.module)) for v in graph.variants)
         variants = tuple(replace(v, macs=total_macs(v.module.graph.nodes)) for v in variants)
@@ -63,33 +60,47 @@ class Cleanup:
         return PassResult(done, removed > 0, {"nodes removed": removed})
 
 
-def _copy(graph: fx.Graph) -> fx.Graph:
+def _cleaned(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy without what is equal or dead; the module itself where nothing is."""
+    graph = module.graph
+    twins = _twins(graph)
+
+    def one(node: fx.Node) -> fx.Node:
+        return twins.get(node, node)
+
+    live = live_nodes(graph, lambda n: [one(a) for a in n.all_input_nodes])
+    live.update(placeholders(graph))
+    if len(live) == len(graph.nodes):
+        return module
     new = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        env[node] = new.node_copy(node, env.__getitem__)
-    return new
+        if node in live:
+            env[node] = new.node_copy(node, lambda n: env[one(n)])
+    return module_of(module, new)
 
 
-def _merge_equal(graph: fx.Graph) -> None:
+def _twins(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """For each call that repeats an earlier one: the first of its kind."""
     seen: dict[tuple[Any, ...], fx.Node] = {}
+    twins: dict[fx.Node, fx.Node] = {}
     # Two results that the caller got in separate memory stay in separate memory.
     returned = set[fx.Node]()
     for node in output_node(graph).all_input_nodes:
         returned |= storage_roots(node)
-    for node in list(graph.nodes):
+    for node in graph.nodes:
         if node.op not in ("call_function", "call_method") or node.is_impure():
             continue
         if is_random(node) or "autocast" in node.meta or _fresh_storage(node):
             continue
         try:
-            key = (node.op, node.target, _frozen(node.args), _frozen(node.kwargs))
+            key = (node.op, node.target, _frozen(node.args, twins), _frozen(node.kwargs, twins))
             twin = seen.setdefault(key, node)
         except TypeError:  # an unhashable constant: leave the node alone
             continue
         if twin is not node and not (node in returned and twin in returned):
-            node.replace_all_uses_with(twin)
-            graph.erase_node(node)
+            twins[node] = twin
+    return twins
 
 
 def _fresh_storage(node: fx.Node) -> bool:
@@ -97,14 +108,17 @@ def _fresh_storage(node: fx.Node) -> bool:
     return getattr(node.target, "__name__", node.target) in ("empty", "empty_like", "new_empty")
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: Any, twins: Mapping[fx.Node, fx.Node]) -> Any:
     """A hashable key of an FX argument; 1, 1.0 and True must stay apart."""
+    if isinstance(value, fx.Node):
+        return twins.get(value, value)
     if isinstance(value, (tuple, list)):
-        return (type(value).__name__, *(_frozen(v) for v in value))
+        return (type(value).__name__, *(_frozen(v, twins) for v in value))
     if isinstance(value, dict):
-        return tuple((k, _frozen(v)) for k, v in value.items())
+        return tuple((k, _frozen(v, twins)) for k, v in value.items())
     if isinstance(value, slice):
-        return ("slice", _frozen(value.start), _frozen(value.stop), _frozen(value.step))
+        parts = (value.start, value.stop, value.step)
+        return ("slice", *(_frozen(v, twins) for v in parts))
     if isinstance(value, float):
         return ("float", value.hex())
     if isinstance(value, torch.Tensor):

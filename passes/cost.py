@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any, cast
 
 import torch
@@ -24,15 +24,19 @@ def annotate_macs(graph: fx.Graph) -> int:
     count, elementwise work does not. Each op is run once on its fake inputs; nodes that carry the
     figure already are not run again.
     """
-    return sum(node_macs(n) for n in graph.nodes)
+    alike: dict[Hashable, int] = {}
+    return sum(node_macs(n, alike) for n in graph.nodes)
 
 
-def node_macs(node: fx.Node) -> int:
-    """MACs of one node, from its metadata or by running it on fake tensors."""
+def node_macs(node: fx.Node, alike: dict[Hashable, int] | None = None) -> int:
+    """MACs of one node, from its metadata or by running it on fake tensors.
+
+    `alike` keeps the figures of ops on equal inputs: blocks repeat, and one is run for all.
+    """
     known = node.meta.get("macs")
     if known is not None:
         return cast(int, known)
-    count = _count(node)
+    count = _count(node, {} if alike is None else alike)
     node.meta["macs"] = count
     return count
 
@@ -42,18 +46,18 @@ def total_macs(nodes: Iterable[fx.Node]) -> int:
     return sum(node_macs(n) for n in nodes)
 
 
-def _count(node: fx.Node) -> int:
+def _count(node: fx.Node, alike: dict[Hashable, int]) -> int:
     if not node.op.startswith("call") or node.target in CACHE_OPS:
         return 0
     if node.target is relayout:
         return 0
     if isinstance(node.target, torch._ops.HigherOrderOperator):
         return sum(total_macs(body.graph.nodes) for body in bodies(node))
+    if _elementwise(node) or not isinstance(value_of(node), (Tensor, tuple, list)):
+        return 0
     values = {n: value_of(n) for n in flat_nodes((node.args, node.kwargs))}
     tensors = [v for v in values.values() if isinstance(v, Tensor)]
     if not tensors or not any(v.is_floating_point() for v in tensors):
-        return 0
-    if _elementwise(node) or not isinstance(value_of(node), (Tensor, tuple, list)):
         return 0
     args = cast("tuple[Any, ...]", fx.map_arg(node.args, values.__getitem__))
     kwargs = cast("dict[str, Any]", fx.map_arg(node.kwargs, values.__getitem__))
@@ -63,6 +67,13 @@ def _count(node: fx.Node) -> int:
         return _sdpa_flops(q, k, v) // 2
     # On meta tensors of the traced sizes: symbolic ones would add guards to the trace.
     args, kwargs = tree_map(_plain, (args, kwargs))
+    key = node.op, node.target, repr((args, kwargs))
+    if key not in alike:
+        alike[key] = _run(node, args, kwargs)
+    return alike[key]
+
+
+def _run(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), counter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from .base import PassContext, PassResult
-from .effects import is_autocast_mark, is_random
+from .effects import is_random
 from .ir import Depends, InputKind, StepGraph, depends_of, kind_of
 
 SOURCES = {
@@ -105,17 +105,3 @@ def autocast_ranges(graph: fx.Graph) -> list[list[fx.Node]]:
         if node.target is torch.amp.autocast_mode._exit_autocast:
             depth -= 1
     return ranges
-
-
-def marks_inside(nodes: set[fx.Node], order: Iterable[fx.Node]) -> set[fx.Node]:
-    """The marks of the autocast ranges that lie in `nodes`: no dataflow leads to them."""
-    ranges: defaultdict[int, set[fx.Node]] = defaultdict(set)
-    for node in order:
-        if "autocast" in node.meta:
-            ranges[node.meta["autocast"]].add(node)
-    found: set[fx.Node] = set()
-    for members in ranges.values():
-        marks = {n for n in members if is_autocast_mark(n)}
-        if members - marks <= nodes:
-            found |= marks
-    return found

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import operator
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor, fx
+from torch import fx
 
 from .base import PassContext, PassResult
 from .cost import annotate_macs, total_macs
-from .dependence import marks_inside
-from .effects import is_random, is_sync, op_base, written
-from .ir import Depends, InputKind, Region, StepGraph, depends_of, kind_of, value_of
+from .effects import op_base
+from .ir import Depends, Region, StepGraph, depends_of, value_of
 from .names import module_path
+from .regions import Order, make_region
 from .roles import ADDS, CASTS, partners, role_of
 from .symbolic import shape_of, tensor_bytes
 
@@ -55,8 +54,8 @@ class FormRegions:
     def apply(self, graph: StepGraph, ctx: PassContext) -> PassResult:
         """Attach the regions, outermost first."""
         annotate_macs(graph.graph)
-        order = list(graph.graph.nodes)
-        latent = [n for n in order if n.op.startswith("call") and depends_of(n) & Depends.LATENT]
+        order, by_name = Order(graph.graph), graph.nodes_by_name()
+        latent = [n for n in order.nodes if n.op.startswith("call") and _is_latent(n)]
         if not latent:
             return PassResult(graph.with_(facts=graph.facts | self.ensures), False, {"regions": 0})
         regions = [make_region("denoiser", "denoiser", "", latent, order)]
@@ -68,7 +67,7 @@ class FormRegions:
             seen[path] += 1
             name = path if seen[path] == 1 else f"{path}#{seen[path]}"
             block = make_region(name, "block", path, nodes, order)
-            streams = {graph.node(n) for n in partners(graph, block).values()}
+            streams = {by_name[n] for n in partners(graph, block, by_name).values()}
             regions.append(block)
             regions.extend(_branches(name, nodes, order, streams))
         if (deep := _deep_part(runs)) is not None:
@@ -93,89 +92,8 @@ def block_runs(nodes: Sequence[fx.Node]) -> list[tuple[str, list[fx.Node]]]:
     return [(path, list(run)) for path, run in groupby(nodes, key=block_path)]
 
 
-def make_region(
-    name: str, kind: str, path: str, nodes: Iterable[fx.Node], order: Sequence[fx.Node]
-) -> Region:
-    """Build a region over `nodes`, closed under tuple projections, with its live values."""
-    inside = set(nodes)
-    for node in order:  # a chunk's parts must not be left outside without their chunk
-        if node.target is operator.getitem and node.args[0] in inside and _is_tuple(node.args[0]):
-            inside.add(node)
-    inside |= marks_inside(inside, order)
-    ins: dict[str, None] = {}
-    outs: dict[str, None] = {}
-    weights: dict[fx.Node, None] = {}
-    live_bytes, refusal = 0, None
-    for node in order:
-        if node not in inside:
-            continue
-        for arg in node.all_input_nodes:
-            if kind_of(arg) is InputKind.PARAMETER:
-                weights[arg] = None
-            elif arg not in inside:
-                ins[arg.name] = None
-        if any(u not in inside for u in node.users):
-            outs[node.name] = None
-            live_bytes += tensor_bytes(value_of(node))
-            refusal = refusal or _refusal(node)
-        if is_random(node):
-            refusal = refusal or f"it draws random numbers ({node.name})"
-        elif is_sync(node):
-            refusal = refusal or f"it waits for the host ({node.name})"
-        elif written(node):
-            refusal = refusal or f"it writes in place ({node.name})"
-    ranges = {n.meta["autocast"] for n in inside if "autocast" in n.meta}
-    if any(n.meta.get("autocast") in ranges and n not in inside for n in order):
-        refusal = refusal or "its border cuts through an autocast range"
-    if (back := _comes_back(inside, order)) is not None:
-        refusal = refusal or f"its result flows back into it through {back.name}"
-    if not outs:
-        refusal = refusal or "nothing outside reads its result"
-    return Region(
-        name=name,
-        kind=kind,
-        path=path,
-        nodes=tuple(n.name for n in order if n in inside),
-        live_ins=tuple(ins),
-        live_outs=tuple(outs),
-        macs=total_macs(inside),
-        weight_bytes=sum(tensor_bytes(value_of(w)) for w in weights),
-        live_bytes=live_bytes,
-        refusal=refusal,
-    )
-
-
-def _is_tuple(value: Any) -> bool:
-    return isinstance(value, fx.Node) and isinstance(value_of(value), (tuple, list))
-
-
-def _comes_back(inside: set[fx.Node], order: Sequence[fx.Node]) -> fx.Node | None:
-    """A node outside that lies on a path from the region to itself; None if it is convex."""
-    waiting, after = len(inside), set[fx.Node]()
-    for node in order:
-        if not waiting:
-            return None
-        if node in inside:
-            waiting -= 1
-            found = next((a for a in node.all_input_nodes if a in after), None)
-            if found is not None:
-                return found
-        elif waiting < len(inside) and any(a in inside or a in after for a in node.all_input_nodes):
-            after.add(node)
-    return None
-
-
-def _refusal(live_out: fx.Node) -> str | None:
-    value = value_of(live_out)
-    if not isinstance(value, Tensor):
-        return f"its live-out {live_out.name} is a {type(value).__name__}, not a tensor"
-    if not value.is_floating_point():
-        return f"its live-out {live_out.name} is {value.dtype}, which cannot be forecast"
-    return None
-
-
 def _branches(
-    block: str, nodes: list[fx.Node], order: Sequence[fx.Node], streams: set[fx.Node]
+    block: str, nodes: list[fx.Node], order: Order, streams: set[fx.Node]
 ) -> list[Region]:
     """Residual branches of one block: what lies between the stream and a residual add.
 

@@ -26,6 +26,7 @@ from .ir import (
     set_value,
     value_of,
 )
+from .modules import live_nodes, module_of
 from .symbolic import fresh_like, tensor_bytes
 
 # Work that is cheaper to repeat than to keep a second copy of: views, projections, broadcasts.
@@ -184,9 +185,7 @@ def _extract(module: fx.GraphModule, wanted: list[fx.Node]) -> fx.GraphModule:
         if node in needed:
             env[node] = new.node_copy(node, env.__getitem__)
     new.output(tuple(env[n] for n in wanted))
-    made = fx.GraphModule(module, new)
-    made.meta = dict(module.meta)
-    return made
+    return module_of(module, new)
 
 
 def _without(name: str, module: fx.GraphModule, border: dict[fx.Node, None]) -> fx.GraphModule:
@@ -194,14 +193,16 @@ def _without(name: str, module: fx.GraphModule, border: dict[fx.Node, None]) -> 
     new = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     copy: Callable[[fx.Node], fx.Node] = env.__getitem__
+    live = live_nodes(module.graph, border=border)
     for node in placeholders(module.graph):
-        env[node] = new.node_copy(node, copy)
+        if node in live:
+            env[node] = new.node_copy(node, copy)
     for node in border:
         env[node] = new.placeholder(node.name)
         env[node].meta = {k: v for k, v in node.meta.items() if k != "macs"}
         env[node].meta.update(kind=InputKind.HOISTED, prologue=name)
     for node in module.graph.nodes:
-        if node.op not in ("placeholder", "output") and node not in border:
+        if node in live and node not in env and node.op != "output":
             env[node] = new.node_copy(node, copy)
 
     def owned(value: fx.Node) -> fx.Node:
@@ -215,7 +216,4 @@ def _without(name: str, module: fx.GraphModule, border: dict[fx.Node, None]) -> 
         return made
 
     new.output(fx.map_arg(output_node(module.graph).args[0], owned))
-    new.eliminate_dead_code(lambda n: n.op != "placeholder" and n.is_impure())
-    rest = fx.GraphModule(module, new)
-    rest.meta = dict(module.meta)
-    return rest
+    return module_of(module, new)

@@ -24,6 +24,7 @@ from .effects import (
     written,
 )
 from .ir import StepGraph, functional_setitem, set_value, value_of
+from .modules import module_of
 from .names import source_name
 from .symbolic import fresh_like
 
@@ -119,9 +120,7 @@ class Normalize:
                 if node.op == "placeholder":
                     env[node].meta["source"] = source_name(node)
         _place_autocast_marks(new)
-        module = fx.GraphModule(source, new)
-        module.meta = dict(source.meta)
-        done = graph.with_(module=module, facts=graph.facts | self.ensures)
+        done = graph.with_(module=module_of(source, new), facts=graph.facts | self.ensures)
         return PassResult(done, True, {"nodes": len(new.nodes), "mutations removed": mutations})
 
 

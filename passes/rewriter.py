@@ -29,6 +29,7 @@ from .ir import (
     value_of,
 )
 from .made_nodes import as_traced, computed, delta, in_dtype, operand
+from .modules import module_of
 from .probes import ProbeValue
 
 Write = tuple[Slot, fx.Node, fx.Node | None]  # slot, value, the base that is taken from it
@@ -49,7 +50,7 @@ class Rewriter:
         self.graph = graph
         self.threshold = threshold
         self.nodes = graph.nodes_by_name()
-        self.root = fx.GraphModule(graph.module, fx.Graph())
+        self.root = module_of(graph.module, fx.Graph())
         self.new = self.root.graph
         self.env: dict[fx.Node, fx.Node] = {}
         for node in placeholders(graph.graph):
@@ -93,8 +94,6 @@ class Rewriter:
                         self._probe(probe, probes, watched)
         output = output_node(self.graph.graph).args[0]
         self.new.output(fx.map_arg(output, self.env.__getitem__))
-        self.root.recompile()
-        self.root.meta = dict(self.graph.module.meta)
         return self.root
 
     # Inputs ----------------------------------------------------------------------------------
@@ -210,8 +209,8 @@ class Rewriter:
         ident = identifier(region.name)
         while hasattr(self.root, f"hit_{ident}"):  # two region names may make one identifier
             ident += "_"
-        self.root.add_submodule(f"hit_{ident}", fx.GraphModule(self.root, hit))
-        self.root.add_submodule(f"miss_{ident}", fx.GraphModule(self.root, miss))
+        self.root.add_submodule(f"hit_{ident}", module_of(self.root, hit))
+        self.root.add_submodule(f"miss_{ident}", module_of(self.root, miss))
         arms = (self.new.get_attr(f"hit_{ident}"), self.new.get_attr(f"miss_{ident}"))
         rings += [s.name for s, _, _ in extra]
         passed = (*(self.env[a] for a in operands), *(self.slots[r] for r in rings), weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -62,14 +62,17 @@ def _key(node: fx.Node) -> fx.Node | None:
     return None
 
 
-def partners(graph: StepGraph, region: Region) -> dict[str, str]:
+def partners(
+    graph: StepGraph, region: Region, nodes: Mapping[str, fx.Node] | None = None
+) -> dict[str, str]:
     """The live-in that each live-out's residual stream comes from, for those that have one.
 
     Found by following residual adds, casts, slices and concatenations back from the live-out, so
     that two streams of equal shape (text and image of equal length) are never mixed up. The whole
     denoiser has no residual stream: its output is paired with the latents if shapes agree.
+    `nodes` are the graph's by name, where the caller has them.
     """
-    nodes = graph.nodes_by_name()
+    nodes = nodes or graph.nodes_by_name()
     inside = {nodes[n] for n in region.nodes}
     found: dict[str, str] = {}
     for name in region.live_outs:

@@ -14,9 +14,9 @@ from dataclasses import replace
 from torch import fx
 
 from .base import PassError
-from .form_regions import make_region
 from .ir import Depends, Region, StepGraph, depends_of
 from .outline import Outline
+from .regions import Order, make_region
 from .roles import ROLES
 
 PATTERN = re.compile(r"(blocks|attention|cross-attention|mlp)\[(-?\d*):(-?\d*)\]")
@@ -74,11 +74,11 @@ def _run(graph: StepGraph, name: str, blocks: list[Region]) -> Region:
 
     In graph order such an interval is closed: nothing that leaves it can flow back into it.
     """
-    order = list(graph.graph.nodes)
-    position = {n.name: i for i, n in enumerate(order)}
+    order = Order(graph.graph)
+    position = {n.name: i for i, n in enumerate(order.nodes)}
     first = min(position[n] for n in blocks[0].nodes)
     last = max(position[n] for n in blocks[-1].nodes)
-    nodes = [n for n in order[first : last + 1] if _latent(n)]
+    nodes = [n for n in order.nodes[first : last + 1] if _latent(n)]
     path = blocks[0].path if len(blocks) == 1 else f"{blocks[0].path} to {blocks[-1].path}"
     return make_region(name, "run", path, nodes, order)
 
@@ -90,10 +90,10 @@ def _latent(node: fx.Node) -> bool:
 def _without(graph: StepGraph, region: Region, head: Set[str]) -> Region:
     if head.isdisjoint(region.nodes):
         return region
-    order = list(graph.graph.nodes)
+    order = Order(graph.graph)
     left = set(region.nodes) - head
     if not left:
         raise PassError(f"nothing is left of region {region.name}: all of it precedes the decision")
-    nodes = [n for n in order if n.name in left]
+    nodes = [n for n in order.nodes if n.name in left]
     made = make_region(region.name, region.kind, region.path, nodes, order)
     return replace(made, stability=region.stability, drift=region.drift, role=region.role)

@@ -24,6 +24,7 @@ from .ir import (
     output_node,
     value_of,
 )
+from .modules import drop_dead, module_of
 from .plan_format import Plan
 from .probes import upstream
 
@@ -164,12 +165,8 @@ def _finished(  # noqa: PLR0917
     carried: tuple[str, ...] | None,
 ) -> Variant:
     """The variant of a whole graph, without dead code and unread inputs."""
-    new.eliminate_dead_code(lambda n: n.op == "output" or n.is_impure())
-    for node in list(new.nodes):
-        if node.op == "placeholder" and not node.users:
-            new.erase_node(node)
-    module = fx.GraphModule(graph.module, new)
-    module.meta = dict(graph.module.meta)
+    drop_dead(new)
+    module = module_of(graph.module, new)
     if carried is None:
         inputs = [n for n in new.nodes if n.op == "placeholder"]
         carried = tuple(n.name for n in inputs if kind_of(n) is InputKind.CARRIED)

@@ -6,9 +6,11 @@ happens at each call), `runtime/lower.py` (how a variant becomes code), `kernels
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -65,7 +67,8 @@ def ditcache(
     reason = _refusal(gm)
     if reason is None:
         try:
-            return _cached(gm, example_inputs, session)
+            with _uncollected():
+                return _cached(gm, example_inputs, session)
         except PassError as refused:
             reason = str(refused)
         except (PlanError, OptionError):
@@ -170,6 +173,22 @@ def _cached(gm: fx.GraphModule, example_inputs: list[Any], session: Session) -> 
     if model is not None:
         shortcut.install(model)
     return PerModel(graph, session, example_inputs, pure=dynamo.without_side_effects())
+
+
+@contextmanager
+def _uncollected() -> Generator[None]:
+    """Without Python's cycle collector while inside.
+
+    Passes and the inner compiler make hundreds of thousands of objects that stay alive for as long
+    as they work; looking through them again and again is a tenth of the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _uncached(gm: fx.GraphModule, example_inputs: list[Any], inner: str) -> Compiled:

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from ..kernels.forecast import forecast
 from ..passes.form_regions import block_path
 from ..passes.ir import Depends, cache_forecast, cache_probe, cache_read, depends_of, value_of
+from ..passes.modules import module_of
 
 RUNTIME_OPS: dict[Any, Any] = {
     cache_forecast: forecast,
@@ -99,7 +100,8 @@ def extract(
     for node in nodes:
         env[node] = graph.node_copy(node, env.__getitem__)
     graph.output(tuple(env[n] for n in outputs))
-    piece = fx.GraphModule(module, graph)
+    piece = module_of(module, graph)
+    piece.meta = {}  # the step's, not the piece's
     return piece, inputs, outputs
 
 

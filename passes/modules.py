@@ -1,0 +1,48 @@
+"""Graphs as modules, and what of a graph is alive: what passes copy and what they leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from torch import fx
+from torch.fx._lazy_graph_module import _LazyGraphModule
+
+
+def module_of(owner: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
+    """The graph as a module with the metadata of `owner` and those of its attributes that it names.
+
+    Python code is written for it when it is first called or printed: passes make many modules that
+    never are.
+    """
+    made = _LazyGraphModule(owner, graph)
+    made.meta = dict(owner.meta)
+    return made
+
+
+def live_nodes(
+    graph: fx.Graph,
+    reads: Callable[[fx.Node], Collection[fx.Node]] = lambda n: n.all_input_nodes,
+    *,
+    border: Collection[fx.Node] = (),
+) -> set[fx.Node]:
+    """What the outputs and the effects of a graph need, and these themselves.
+
+    `reads` says what a node needs; `border` nodes are needed without what they need. Inputs that
+    nothing reads are dead.
+    """
+    live: set[fx.Node] = set()
+    todo = [n for n in graph.nodes if n.op != "placeholder" and n not in border and n.is_impure()]
+    while todo:
+        node = todo.pop()
+        if node not in live:
+            live.add(node)
+            if node not in border:
+                todo.extend(reads(node))
+    return live
+
+
+def drop_dead(graph: fx.Graph) -> None:
+    """Remove what neither outputs nor effects need, unread inputs too."""
+    for node in reversed(list(graph.nodes)):
+        if not node.users and (node.op == "placeholder" or not node.is_impure()):
+            graph.erase_node(node)
