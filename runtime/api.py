@@ -16,6 +16,7 @@ from .profiling import make_profile
 from .recorder import SKETCH_WIDTH
 from .session import Session, session_of
 from .stats import Summary
+from .summary import summary_of
 from .tune import Tuner, collecting, final_of, run_one, tune_plan
 from .tune_parts import best_part
 
@@ -154,7 +155,7 @@ def remove(model: torch.nn.Module) -> torch.nn.Module:
     """Stop caching: the compiled model computes every step in full. `apply` turns it on again."""
     session = _session(model)
     shortcut.uninstall(model)
-    session.end_all()
+    session.generations.end_all()
     session.plans = []
     session.enabled = False
     return model
@@ -163,7 +164,7 @@ def remove(model: torch.nn.Module) -> torch.nn.Module:
 def reset(model: torch.nn.Module) -> torch.nn.Module:
     """Forget slots, hoisted values and counters, e.g. after changing weights behind our back."""
     session = _session(model)
-    session.end_all()
+    session.generations.end_all()
     session.clock.restart()
     session.stats.reset()
     for executor in session.executors:
@@ -176,7 +177,7 @@ def summary(model: torch.nn.Module) -> Summary:
 
     Raises ValueError if the model is not compiled by ditcache.
     """
-    return _session(model).summary()
+    return summary_of(_session(model))
 
 
 def _made(model: torch.nn.Module) -> Session:

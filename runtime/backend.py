@@ -24,7 +24,7 @@ from ..passes.ir import InputKind, StepGraph, kind_of, placeholders, value_of
 from ..passes.plan_format import PlanError
 from . import config as configuration
 from . import dynamo, pipelines, shortcut
-from .config import OptionError
+from .config import Config, OptionError
 from .per_model import PerModel
 from .programs import analyse
 from .session import Session, registry
@@ -61,14 +61,13 @@ def ditcache(
     session = registry.find(state)
     if session is None:
         session = Session(config)
-    else:
-        session.configure(config)
+    session.configure(config, by=dynamo.compilation())
     registry.register(state, session)
     reason = _refusal(gm)
     if reason is None:
         try:
             with _uncollected():
-                return _cached(gm, example_inputs, session)
+                return _cached(gm, example_inputs, session, config)
         except PassError as refused:
             reason = str(refused)
         except (PlanError, OptionError):
@@ -162,17 +161,20 @@ def _broken(ended: GraphCompileReason | None) -> str | None:
     return None
 
 
-def _cached(gm: fx.GraphModule, example_inputs: list[Any], session: Session) -> Compiled:
-    graph = analyse(StepGraph(name="step", module=gm), session.config)
+def _cached(
+    gm: fx.GraphModule, example_inputs: list[Any], session: Session, config: Config
+) -> Compiled:
+    graph = analyse(StepGraph(name="step", module=gm), config)
     kinds = {kind_of(n) for n in placeholders(graph.graph)}
     if InputKind.LATENTS not in kinds or not graph.regions:
         raise PassError("no output depends on a latents input: this graph is no denoising step")
     if (refusal := graph.region("denoiser").refusal) is not None:
         raise PassError(f"the denoiser's output cannot be cached: {refusal}")
-    model = dynamo.traced_module() if session.config.shortcut else None
+    model = dynamo.traced_module() if config.shortcut else None
     if model is not None:
         shortcut.install(model)
-    return PerModel(graph, session, example_inputs, pure=dynamo.without_side_effects())
+    pure = config.shortcut and dynamo.without_side_effects()
+    return PerModel(graph, session, config, example_inputs, pure=pure)
 
 
 @contextmanager

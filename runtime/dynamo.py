@@ -21,6 +21,7 @@ R = TypeVar("R")
 
 __all__ = [
     "GlobalStateGuard",
+    "compilation",
     "compile_lock",
     "count_compiled_frame",
     "dict_version",
@@ -61,6 +62,19 @@ def traced_module() -> nn.Module | None:
     if not isinstance(module, nn.Module) or getattr(forward, "__code__", None) is not code:
         return None
     return module
+
+
+def compilation() -> object | None:
+    """What stands for the call of `torch.compile` that Dynamo works for; None outside of Dynamo.
+
+    The same object at every recompilation.
+    """
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    try:
+        return cast(Any, InstructionTranslator.current_tx()).output.compiler_fn
+    except (AttributeError, RuntimeError):
+        return None
 
 
 def without_side_effects() -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..passes.ir import StepGraph
 from ..passes.plan_format import Plan
 from . import dispatcher
+from .config import Config
 from .dispatcher import Decision, GenerationState
 from .judge import judge_of
 from .program import Program
@@ -48,11 +49,20 @@ class StepExecutor:
 
     `graph` is the analysed step (passes up to tag-stability). A program is specialised and
     lowered from it for each plan in use, and one without a plan, whose denoiser output is written
-    out for recording. `pure`: running the graph is all that a call of the model does.
+    out for recording. `config` are the options that the graph was compiled with: a model may be
+    compiled again with others. `pure`: running the graph is all that a call of the model does.
     """
 
-    def __init__(self, graph: StepGraph, session: Session, *, pure: bool = False) -> None:
+    def __init__(
+        self,
+        graph: StepGraph,
+        session: Session,
+        *,
+        config: Config | None = None,
+        pure: bool = False,
+    ) -> None:
         self.graph = graph
+        self.config = config or session.config
         self.pure = pure
         self.session = session
         self._inputs = StepInputs(graph)
@@ -97,7 +107,7 @@ class StepExecutor:
         if sighting is None:
             return None
         moment = sighting.moment
-        state = session.going_on(moment)
+        state = session.generations.going_on(moment)
         if state is None or self._checked != (moment.track, moment.serial):
             return None
         if state.plan is None or state.guidance.outputs:  # none suits, or that is yet to be seen
@@ -117,7 +127,7 @@ class StepExecutor:
         if outputs is None:
             return None
         session.clock.enter(sighting)
-        session.state(moment)
+        session.generations.state(moment)
         state.recording = None  # a generation with forecasts is no measurement
         stats = session.stats
         stats.calls += 1
@@ -150,7 +160,7 @@ class StepExecutor:
                 "from one of its blocks.",
             )
             return self._full(args)
-        state = session.state(moment)
+        state = session.generations.state(moment)
         slots = state.slots.setdefault(moment.branch, SlotSet())
         if moment.step == 1:
             session.measure_guidance(state, self._inputs.latents(args))
@@ -312,7 +322,7 @@ class StepExecutor:
     def program(self, plan: Plan | None) -> Program:
         """The program for a plan, made on first use; raises PassError if the plan does not fit."""
         session = self.session
-        return self._programs.get(plan, session.config, session.record_kinds, session.stats)
+        return self._programs.get(plan, self.config, session.record_kinds, session.stats)
 
     def forget_programs(self) -> None:
         """Drop all programs, e.g. because other regions are to be recorded."""
@@ -321,7 +331,7 @@ class StepExecutor:
 
     def _refuses(self, plan: Plan) -> bool:
         """Whether a plan does not fit this graph; counted at every call, tried once."""
-        why = self._programs.refusal(plan, self.session.config, self.session.stats)
+        why = self._programs.refusal(plan, self.config, self.session.stats)
         if why is not None:
             self.session.stats.fall_back("the plan does not fit this graph", why)
         return why is not None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..passes.ir import StepGraph
 from ..passes.signature import model_signature
+from .config import Config
 from .executor import StepExecutor
 from .session import Session, registry
 
@@ -20,13 +21,21 @@ class PerModel:
 
     Dynamo compiles a class's forward once and lifts the parameters to inputs, so a second model of
     the same architecture runs through the first one's code. Its generations, plans and figures are
-    its own all the same. `inputs` are the graph's example inputs, with the first model's weights.
+    its own all the same. `config` are the options of this compilation, `inputs` the graph's example
+    inputs, with the first model's weights.
     """
 
     def __init__(
-        self, graph: StepGraph, session: Session, inputs: Sequence[Any], *, pure: bool
+        self,
+        graph: StepGraph,
+        session: Session,
+        config: Config,
+        inputs: Sequence[Any],
+        *,
+        pure: bool,
     ) -> None:
         self._graph = graph
+        self._config = config
         self._pure = pure
         self._signature = model_signature(graph)
         self._weights = [i for i, v in enumerate(inputs) if isinstance(v, torch.nn.Parameter)]
@@ -46,21 +55,20 @@ class PerModel:
     def _adopt(self, args: Sequence[Any]) -> StepExecutor:
         """The executor of a model that runs through this graph for the first time."""
         weights = [args[i] for i in self._weights]
-        config = self._first.session.config
         session = registry.find(weights)
         if session is None:
-            session = Session(config)
+            session = Session(self._config)
         else:
             for executor in session.executors:  # the same model with its first weight replaced
                 if executor.graph is self._graph:
                     self._remember(args, executor)
                     return executor
-            session.configure(config)
+            session.configure(self._config)
         registry.register(weights, session)
         return self._executor(session, args)
 
     def _executor(self, session: Session, args: Sequence[Any]) -> StepExecutor:
-        made = StepExecutor(self._graph, session, pure=self._pure)
+        made = StepExecutor(self._graph, session, config=self._config, pure=self._pure)
         session.bind(self._signature, made.weights.of(args), made.macs)
         # Lowered now, not on the first call: Dynamo counts it as compile time, and guards that
         # the inner compiler adds on symbolic sizes are still heard.

@@ -70,6 +70,7 @@ class Shortcut:
         "__weakref__",
         "_forgotten",
         "_forward",
+        "_guarded",
         "_known",
         "_model",
         "_state",
@@ -79,6 +80,7 @@ class Shortcut:
         self._model = weakref.ref(model)
         self._forward: Callable[..., Any] = type(model).forward
         self._known: dict[Hashable, Known] = {}
+        self._guarded: dict[int, weakref.ref[Any]] = {}  # compiled with shortcut=False, by id
         self._state: ModelState | None = None
         self._forgotten = 0  # how often in a row the model was found changed
         self.__signature__ = inspect.signature(model.forward)
@@ -91,6 +93,9 @@ class Shortcut:
         callback = dynamo.get_eval_frame_callback()
         if not callable(callback):  # not compiled, or to be run without compiling anything
             return self._forward(model, *args, **kwargs)
+        guarded = self._guarded.get(id(callback))
+        if guarded is not None and guarded() is callback:
+            return self._forward(model, *args, **kwargs)
         answer, key, tensors = self._recall(callback, args, kwargs)
         if answer is not None:
             return answer
@@ -102,7 +107,7 @@ class Shortcut:
             result = self._forward(model, *args, **kwargs)
         finally:
             observer.reset(token)
-        self._learn(key, tensors, calls, result)
+        self._learn(callback, key, tensors, calls, result)
         return result
 
     @dynamo.outside
@@ -135,9 +140,17 @@ class Shortcut:
 
     @dynamo.outside
     def _learn(
-        self, key: Hashable, tensors: Sequence[Tensor], calls: Sequence[Call], result: Any
+        self,
+        callback: object,
+        key: Hashable,
+        tensors: Sequence[Tensor],
+        calls: Sequence[Call],
+        result: Any,
     ) -> None:
         """Remember how a call went that took the guarded way."""
+        if any(not call.executor.config.shortcut for call in calls):
+            self._guarded[id(callback)] = weakref.ref(callback)
+            return
         known = self._known.get(key)
         if known is not None and len(calls) == 1 and calls[0].executor is known.executor:
             return

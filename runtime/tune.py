@@ -183,7 +183,7 @@ def collecting(
     """Record what the model does inside: in full, or under `plan`. Puts everything back after."""
     before = (session.enabled, session.record_kinds, session.sketch_width, session.plans)
     found: list[Recording] = []
-    session.end_all()
+    session.generations.end_all()
     session.clock.restart()
     session.enabled, session.sketch_width = True, width
     session.record(kinds)
@@ -193,7 +193,7 @@ def collecting(
     try:
         yield found
     finally:
-        session.end_all()
+        session.generations.end_all()
         session.clock.restart()
         session.collected, session.replaying = None, False
         session.enabled, kinds, session.sketch_width, plans = before
@@ -205,7 +205,7 @@ def collecting(
 def run_one(session: Session, generate: Generate, i: int) -> Any:
     """One call of the caller's own loop; all that it began has ended when this returns."""
     result = generate(i)
-    session.end_all()
+    session.generations.end_all()
     session.clock.restart()
     return result
 

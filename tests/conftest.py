@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
+
+# diffusers imports torchao where it is installed, which tells of GPU kernels that it cannot load.
+logging.getLogger("torchao").setLevel(logging.ERROR)
 
 
 @pytest.fixture(autouse=True)

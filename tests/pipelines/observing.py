@@ -161,7 +161,7 @@ def own_plan(made: Any) -> Plan:
     """The plan that a model made by itself, once the generation under way is over."""
     session = session_of(made)
     assert session is not None
-    session.end_all()
+    session.generations.end_all()
     return session.plans[-1]
 
 

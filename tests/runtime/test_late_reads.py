@@ -140,7 +140,7 @@ def test_nan_is_noticed_within_the_lag(monkeypatch):
     def forward(x: Tensor, t: Tensor, i: int) -> Tensor:
         nonlocal forecasts, at
         if i == 5:
-            for state in session._states.values():
+            for state in session.generations.open():
                 for slots in state.slots.values():
                     for ring in slots.rings.values():
                         ring.buffer.fill_(float("nan"))
