@@ -40,7 +40,7 @@ def write_kernel(  # noqa: PLR0917
     """
     chunk = tl.program_id(0).to(tl.int64)
     sample = tl.program_id(1).to(tl.int64)
-    rows = tl.num_programs(1)
+    rows = tl.num_programs(1).to(tl.int64)
     first = sample * size
     run = tl.arange(0, RUNS)
     lanes = run[:, None] * SCALE_BLOCK + tl.arange(0, SCALE_BLOCK)[None, :]

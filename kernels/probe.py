@@ -155,7 +155,8 @@ def probe(
     if (limit is None) != (verdict is None):
         raise ValueError("probe needs a limit and a verdict together")
     if limit is not None:
-        if limit.dtype != torch.float32 or limit.dim() != 1 or (row is None and len(limit) != 1):
+        plain = limit.dtype == torch.float32 and limit.dim() == 1 and limit.is_contiguous()
+        if not plain or len(limit) == 0 or (row is None and len(limit) != 1):
             got = f"{limit.dtype}{list(limit.shape)}"
             raise ValueError(f"probe needs a limit f32[1], or f32[steps] with a row, got {got}")
         needs_device("probe", "limit", limit, value.device)

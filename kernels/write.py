@@ -116,7 +116,8 @@ def _check_slot(
         needs_index("write", "position", position, value.device)
     else:
         needs_index("write", "row", row, value.device)
-        if position.dim() != 1 or position.dtype not in (torch.int32, torch.int64):
+        plain = position.dim() == 1 and position.is_contiguous() and len(position) > 0
+        if not plain or position.dtype not in (torch.int32, torch.int64):
             got = f"{position.dtype}{list(position.shape)}"
             raise ValueError(f"write needs positions [steps] of int32 or int64, got {got}")
         needs_device("write", "positions", position, value.device)
@@ -128,7 +129,8 @@ def _check_sketch(value: Tensor, signs: Tensor, rows: int, width: int) -> None:
     if width < 1:
         raise ValueError(f"write needs a sketch of at least one number, got {width}")
     size = value.numel() // rows
-    if signs.dtype != torch.int8 or signs.dim() != 1 or len(signs) < size:
+    plain = signs.dtype == torch.int8 and signs.dim() == 1 and signs.is_contiguous()
+    if not plain or len(signs) < size:
         got = f"{signs.dtype}{list(signs.shape)}"
         raise ValueError(f"write needs int8 signs for {size} numbers, got {got}")
     needs_device("write", "signs", signs, value.device)

@@ -20,7 +20,21 @@ STORED = {"fp32": None, "bf16": None, "fp16": None, "i8": 127.0, "fp8e4nv": 448.
 
 
 def compiled(name, kernel, capability, pointers, numbers, constants):
-    """Pointers by type, None for those not given; numbers by type; constants by value."""
+    """Pointers by type, None for those not given; numbers by type; constants by value.
+
+    A number that is 1 where a kernel is launched is a constant too: each kernel is compiled for
+    that as well.
+    """
+    if numbers:
+        ones = {k: 1 for k, kind in numbers.items() if kind.startswith("i")}
+        others = {k: kind for k, kind in numbers.items() if k not in ones}
+        build(kernel, capability, pointers, others, constants | ones)
+    ptx = build(kernel, capability, pointers, numbers, constants)
+    print("ok", name, flush=True)
+    return ptx
+
+
+def build(kernel, capability, pointers, numbers, constants):
     signature = {k: "constexpr" if v is None else f"*{v}" for k, v in pointers.items()}
     signature |= numbers | dict.fromkeys(constants, "constexpr")
     order = [p.name for p in kernel.params]
@@ -28,7 +42,6 @@ def compiled(name, kernel, capability, pointers, numbers, constants):
     source = ASTSource(kernel, {k: signature[k] for k in order}, constexprs=values)
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32))
     assert f"sm_{capability}" in made.asm["ptx"]
-    print("ok", name, flush=True)
     return made.asm["ptx"]
 
 

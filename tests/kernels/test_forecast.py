@@ -94,7 +94,8 @@ def test_packed_rings_and_rows_of_a_table(kind, row):
     got = forecast(slot, weights, row=index, add=add, out=torch.empty(3, 70))
     w = table[min(max(row or 0, 0), 3)]
     torch.testing.assert_close(got, torch.tensordot(w, slot.unpack(), 1) + add.float())
-    assert (got - torch.tensordot(w, values, 1) - add).abs().max() < 0.2
+    bound = w.abs().sum() * values.abs().max() / 14  # fp8 keeps four bits of each number
+    assert (got - torch.tensordot(w, values, 1) - add).abs().max() < bound
 
 
 @pytest.mark.parametrize(
