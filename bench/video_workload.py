@@ -2,66 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from ditcache.models.tiny import (
+    FirstFrames,
+    VideoPrompts,
     load_svd_emoji,
     load_wan_emoji,
     svd_emoji_frames,
     wan_emoji_prompts,
 )
-from ditcache.models.tiny.sets import CaptionedSet
 from torch import Tensor, nn
 
 from .workload import Batch, split_batches
 
 
-class VideoWorkload(Protocol):
-    """A video model, its sampler and its inputs."""
+class VideoWorkload(ABC):
+    """A video model, its sampler and its inputs: a diffusers pipeline, one part of it exchanged."""
 
     name: str
     steps: int
-    denoiser: nn.Module
+    part: str
+    """The pipeline's name of the denoiser."""
 
-    @property
-    def inputs(self) -> CaptionedSet:
-        """What clips are made from."""
-        ...
+    def __init__(
+        self, pipeline: Any, inputs: VideoPrompts | FirstFrames, guidance: float, **settings: float
+    ) -> None:
+        self.guidance = guidance
+        self.pipeline = pipeline
+        self.denoiser: nn.Module = getattr(pipeline, self.part)
+        self.inputs = inputs
+        self.settings = settings
 
     def sample(self, model: nn.Module, batch: Batch, steps: int) -> Tensor:
         """Return the final latents of one whole denoising loop."""
-        ...
-
-    def clips(self, latents: Tensor) -> Tensor:
-        """Latents as clips [N, T, 3, H, W] in [0, 1]."""
-        ...
-
-
-class WanEmoji:
-    """The small Wan: text to video by UniPC of order 2, guidance as a second call a step."""
-
-    name = "wan-emoji"
-    steps = 50
-
-    def __init__(self, guidance: float = 3.0) -> None:
-        self.guidance = guidance
-        self.pipeline: Any = load_wan_emoji()
-        self.denoiser: nn.Module = self.pipeline.transformer
-        self.inputs = wan_emoji_prompts()
-
-    def sample(self, model: nn.Module, batch: Batch, steps: int) -> Tensor:
-        self.pipeline.transformer = model
+        setattr(self.pipeline, self.part, model)
+        # A clip's generator draws all its noise: that of its latents and that of its picture.
         return self.pipeline(
             **self.inputs[batch.conditions].kwargs(),
             height=32,
             width=32,
-            num_frames=9,
-            guidance_scale=self.guidance,
             num_inference_steps=steps,
             generator=[torch.Generator().manual_seed(seed) for seed in batch.seeds],
             output_type="latent",
+            **self.settings,
         ).frames
+
+    @abstractmethod
+    def clips(self, latents: Tensor) -> Tensor:
+        """Latents as clips [N, T, 3, H, W] in [0, 1]."""
+
+
+class WanEmoji(VideoWorkload):
+    """The small Wan: text to video by UniPC of order 2, guidance as a second call a step."""
+
+    name = "wan-emoji"
+    steps = 50
+    part = "transformer"
+
+    def __init__(self, guidance: float = 3.0) -> None:
+        inputs = wan_emoji_prompts()
+        super().__init__(load_wan_emoji(), inputs, guidance, guidance_scale=guidance, num_frames=9)
 
     @torch.no_grad()
     def clips(self, latents: Tensor) -> Tensor:
@@ -73,30 +76,16 @@ class WanEmoji:
         return (video / 2 + 0.5).clamp(0, 1).transpose(1, 2)
 
 
-class SvdEmoji:
+class SvdEmoji(VideoWorkload):
     """The small image-to-video UNet: Euler on EDM's sigmas, both guidance branches in one batch."""
 
     name = "svd-emoji"
     steps = 25
+    part = "unet"
 
     def __init__(self, guidance: float = 2.0) -> None:
-        self.guidance = guidance
-        self.pipeline: Any = load_svd_emoji()
-        self.denoiser: nn.Module = self.pipeline.unet
-        self.inputs = svd_emoji_frames()
-
-    def sample(self, model: nn.Module, batch: Batch, steps: int) -> Tensor:
-        self.pipeline.unet = model
-        # The pipeline draws the noise of the pictures and of the latents from one generator each.
-        return self.pipeline(
-            **self.inputs[batch.conditions].kwargs(),
-            height=32,
-            width=32,
-            max_guidance_scale=self.guidance,
-            num_inference_steps=steps,
-            generator=[torch.Generator().manual_seed(seed) for seed in batch.seeds],
-            output_type="latent",
-        ).frames
+        inputs = svd_emoji_frames()
+        super().__init__(load_svd_emoji(), inputs, guidance, max_guidance_scale=guidance)
 
     @torch.no_grad()
     def clips(self, latents: Tensor) -> Tensor:

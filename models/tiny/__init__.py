@@ -27,6 +27,7 @@ from .video import (
     load_interpolation_emoji,
     load_svd_emoji,
     load_wan_emoji,
+    ready,
     svd_emoji_frames,
     wan_emoji_prompts,
 )
@@ -101,10 +102,7 @@ def load_flux_emoji(
                 str(FLUX_EMOJI / "transformer"), dtype=dtype
             ),
         )
-    pipeline.transformer.eval()
-    pipeline.vae.eval()
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    return ready(pipeline, ("transformer", "vae"), device)
 
 
 def flux_emoji_prompts(

@@ -57,7 +57,7 @@ def load_wan_emoji(
                 str(WAN_EMOJI / "transformer"), dtype=dtype
             ),
         )
-    return _ready(pipeline, ("transformer", "vae"), device)
+    return ready(pipeline, ("transformer", "vae"), device)
 
 
 def wan_emoji_prompts(
@@ -144,7 +144,7 @@ def load_svd_emoji(
                 str(SVD_EMOJI / "feature_extractor")
             ),
         )
-    return _ready(pipeline, ("unet", "vae", "image_encoder"), device)
+    return ready(pipeline, ("unet", "vae", "image_encoder"), device)
 
 
 def svd_emoji_frames() -> FirstFrames:
@@ -183,7 +183,8 @@ def import_diffusers() -> Any:
     return diffusers
 
 
-def _ready(pipeline: Any, parts: tuple[str, ...], device: torch.device | str) -> Any:
+def ready(pipeline: Any, parts: tuple[str, ...], device: torch.device | str) -> Any:
+    """Move a pipeline to `device`, its named parts in eval mode, without a progress bar."""
     for part in parts:
         getattr(pipeline, part).eval()
     pipeline.set_progress_bar_config(disable=True)

@@ -8,7 +8,6 @@ There are no perceptual weights to lean on, so edges and coarser scales enter th
 from __future__ import annotations
 
 import argparse
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,8 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from ..data import emoji
-from .common import (
-    TINY,
-    Ema,
-    Log,
-    parameters_in_millions,
-    resume,
-    save_state,
-    training_state,
-    warmup_cosine,
-    write_averaged,
-)
+from .common import TINY, write_half
+from .fitting import Loss, add_options, begin, fit
 
 
 def build(latent_channels: int = 6) -> AutoencoderKL:
@@ -73,66 +63,56 @@ def psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
     for part in images.split(64):
         target = part / 127.5 - 1
         decoded = _decode(vae, _posterior(vae, target).mode()).clamp(-1, 1)
-        mse = ((decoded - target) / 2).square().mean(dim=(1, 2, 3)).clamp_min(1e-8)
-        values.append(-10 * mse.log10())
+        values.append(picture_psnr(decoded, target))
     return float(torch.cat(values).mean())
 
 
+def picture_psnr(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """PSNR in dB of each picture [..., 3, H, W] in [-1, 1], flat; at most 80."""
+    mse = ((output - target) / 2).square().mean(dim=(-3, -2, -1)).clamp_min(1e-8)
+    return -10 * mse.log10().flatten()
+
+
 def train(args: argparse.Namespace) -> None:
-    """Run or resume the training, then write the averaged weights."""
-    torch.manual_seed(args.seed)
-    torch.set_flush_denormal(True)
+    """Run or resume the training; the averaged weights are written every few minutes."""
+    begin(args)
     images = emoji(args.font).images
     vae = build(args.latent_channels)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.lr, betas=(0.9, 0.99), fused=True)
-    ema = Ema(vae, 0.998)
-    log = Log(args.work / "autoencoder.json", vars(args))
-    state_path = args.work / "autoencoder.state"
-    step = resume(state_path, vae, optimizer, ema, log)
-    print(f"{parameters_in_millions(vae):.2f}M parameters, {len(images)} images")
-    order = torch.Generator().manual_seed(args.seed + step)
-    saved = log.seconds
-    while (progress := log.seconds / (60 * args.minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * warmup_cosine(progress)
-        target = images[torch.randint(len(images), (args.batch,), generator=order)] / 127.5 - 1
+
+    def loss_of(_step: int) -> Loss:
+        target = images[torch.randint(len(images), (args.batch,))] / 127.5 - 1
         with torch.autocast("cpu", torch.bfloat16):
             posterior = _posterior(vae, target)
             output = _decode(vae, posterior.sample()).float()
         rebuilt = reconstruction_loss(output, target)
         kl = posterior.kl().mean() / posterior.mean[0].numel()
-        loss = rebuilt + args.kl_weight * kl
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        ema.update(vae, step)
-        if step % 50 == 0:
-            log.add(step, loss=loss.item(), rebuilt=rebuilt.item(), kl=kl.item())
-        if log.seconds - saved > 120:
-            saved = log.seconds
-            save_state(state_path, training_state(vae, optimizer, ema, step, log.seconds))
-            write(vae, ema, images, args.out)
-    save_state(state_path, training_state(vae, optimizer, ema, step, log.seconds))
-    final = write(vae, ema, images, args.out)
-    log.add(step, psnr=psnr(final, images))
-    log.write(args.out.parent / "autoencoder_log.json")
+        return rebuilt + args.kl_weight * kl, {"rebuilt": rebuilt, "kl": kl}
+
+    def write(averaged: AutoencoderKL) -> None:
+        scale_latents(averaged, images[::4])
+        write_half(averaged, args.out)
+
+    fit(
+        vae,
+        loss_of,
+        args,
+        name="autoencoder",
+        write=write,
+        log_to=args.out.parent / "autoencoder_log.json",
+        judge=lambda averaged: {"psnr": psnr(averaged, images)},
+    )
 
 
-def write(vae: AutoencoderKL, ema: Ema, images: torch.Tensor, out: Path) -> AutoencoderKL:
-    """Write the averaged autoencoder as fp16 safetensors, scale and shift of latents in its config.
+def scale_latents(vae: AutoencoderKL, images: torch.Tensor) -> None:
+    """Put the scale and shift of the latents of uint8 images [N, 3, H, W] into the config.
 
     `(latents - shift_factor) * scaling_factor` has zero mean and unit variance over the data, the
     convention of Flux.
     """
-    final: AutoencoderKL = copy.deepcopy(vae).eval()
-    ema.copy_to(final)
-    latents = encode_all(final, images[::4])
+    latents = encode_all(vae, images)
     vae.register_to_config(
         shift_factor=float(latents.mean()), scaling_factor=float(1 / latents.std())
     )
-    return write_averaged(vae, ema, out)
 
 
 def _posterior(vae: AutoencoderKL, images: torch.Tensor) -> DiagonalGaussianDistribution:
@@ -147,15 +127,11 @@ def _decode(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
 def main() -> None:
     """Parse options and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=12, help="wall time of training")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    add_options(parser, minutes=12, batch=16, lr=2e-3, ema=0.998, save_minutes=2)
     parser.add_argument("--kl-weight", type=float, default=1e-3, help="per latent number")
     parser.add_argument("--latent-channels", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--font", type=Path, help="NotoColorEmoji.ttf")
     parser.add_argument("--out", type=Path, default=TINY / "flux-emoji" / "vae")
-    parser.add_argument("--work", type=Path, default=Path("out/train"), help="resumable state, log")
     train(parser.parse_args())
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,19 +21,8 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from ..data import emoji
 from ..text import TEXT_LENGTH, TEXT_WIDTH, embed_captions
 from .autoencoder import encode_all
-from .common import (
-    TINY,
-    Ema,
-    Log,
-    parameters_in_millions,
-    plain_attention,
-    resume,
-    save_state,
-    training_state,
-    warmup_cosine,
-    write_averaged,
-    zero_modulation,
-)
+from .common import TINY, write_half, zero_modulation
+from .fitting import add_options, begin, fit
 
 HEAD = 32
 
@@ -112,77 +102,45 @@ def make_loss(
 
 def train(args: argparse.Namespace) -> None:
     """Run or resume the training; the averaged weights are written every few minutes."""
-    torch.manual_seed(args.seed)
-    torch.set_flush_denormal(True)
-    plain_attention()
+    begin(args)
     data = prepare(args.vae, args.font)
     count, area, channels = data["latents"].shape
     model = build(channels // 4, args.width, args.double, args.single)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-    )
-    ema = Ema(model, args.ema)
-    log = Log(args.work / "flux.json", vars(args) | {"images": count})
-    state_path = args.work / "flux.state"
-    step = resume(state_path, model, optimizer, ema, log)
-    # A resumed run must not see the first run's sequence again.
-    torch.manual_seed(args.seed + step)
-    print(
-        f"{parameters_in_millions(model):.2f}M parameters, {count} images, step {step}", flush=True
-    )
-    loss_of = make_loss(model, int(area**0.5))
+    loss = make_loss(model, int(area**0.5))
     if args.compile:
-        loss_of = torch.compile(loss_of)
-    saved, since, running = log.seconds, step, torch.zeros(())
-    while (progress := log.seconds / (60 * args.minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * warmup_cosine(progress)
+        loss = torch.compile(loss)
+
+    def loss_of(_step: int) -> torch.Tensor:
         chosen = torch.randint(count, (args.batch,))
         prompt = torch.where(torch.rand(args.batch) < args.dropout, count, chosen)
         latents = data["latents"][chosen]
         sigma = torch.randn(args.batch).sigmoid()
         tokens, pooled = data["tokens"][prompt], data["pooled"][prompt]
-        loss = loss_of(latents, torch.randn_like(latents), sigma, tokens, pooled)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        ema.update(model, step)
-        running += loss.detach()
-        if step % args.log_every == 0:
-            log.add(step, loss=float(running) / (step - since))
-            since = step
-            running.zero_()
-        if log.seconds - saved > 60 * args.save_minutes:
-            saved = log.seconds
-            save_state(state_path, training_state(model, optimizer, ema, step, saved))
-            write_averaged(model, ema, args.out)
-            log.write(args.out.parent / "flux_log.json")
-    save_state(state_path, training_state(model, optimizer, ema, step, log.seconds))
-    write_averaged(model, ema, args.out)
-    log.write(args.out.parent / "flux_log.json")
+        return loss(latents, torch.randn_like(latents), sigma, tokens, pooled)
+
+    fit(
+        model,
+        loss_of,
+        args,
+        name="flux",
+        write=partial(write_half, out=args.out),
+        log_to=args.out.parent / "flux_log.json",
+        facts={"images": count},
+    )
 
 
 def main() -> None:
     """Parse options and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=75, help="wall time of training")
+    add_options(parser, minutes=75, batch=32, lr=1e-3, ema=0.999, log_every=100)
     parser.add_argument("--width", type=int, default=160)
     parser.add_argument("--double", type=int, default=4, help="two-stream blocks")
     parser.add_argument("--single", type=int, default=8, help="one-stream blocks")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--dropout", type=float, default=0.1, help="share of empty prompts")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--log-every", type=int, default=100)
-    parser.add_argument("--save-minutes", type=float, default=3)
     parser.add_argument("--font", type=Path, help="NotoColorEmoji.ttf")
     parser.add_argument("--vae", type=Path, default=TINY / "flux-emoji" / "vae")
     parser.add_argument("--out", type=Path, default=TINY / "flux-emoji" / "transformer")
-    parser.add_argument("--work", type=Path, default=Path("out/train"), help="resumable state, log")
     train(parser.parse_args())
 
 

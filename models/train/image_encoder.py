@@ -10,6 +10,7 @@ Frames are enlarged to 224x224 and normalised just as StableVideoDiffusionPipeli
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,15 +22,8 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 
 from ..data_video import animated_emoji
 from ..text import TEXT_WIDTH, embed_captions
-from .common import (
-    TINY,
-    Ema,
-    Log,
-    parameters_in_millions,
-    plain_attention,
-    warmup_cosine,
-    write_averaged,
-)
+from .common import TINY, write_half
+from .fitting import Loss, add_options, begin, fit
 
 SIDE = 224
 TEMPERATURE = 0.07
@@ -66,22 +60,14 @@ def embed_frames(encoder: CLIPVisionModelWithProjection, frames: torch.Tensor) -
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train, then write the averaged weights and the pipeline's feature extractor."""
-    torch.manual_seed(args.seed)
-    torch.set_flush_denormal(True)
-    plain_attention()
+    """Run or resume the training, then write the pipeline's feature extractor."""
+    begin(args)
     data = animated_emoji(args.cache, size=32)
     _, pooled = embed_captions(data.captions)
     directions = F.normalize(pooled, dim=-1)
     encoder = build()
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=args.lr, weight_decay=0.05, fused=True)
-    ema = Ema(encoder, 0.995)
-    log = Log(args.work / "image_encoder.json", vars(args))
-    print(f"{parameters_in_millions(encoder):.2f}M parameters, {len(data)} clips", flush=True)
-    step = 0
-    while (progress := log.seconds / (60 * args.minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * warmup_cosine(progress)
+
+    def loss_of(_step: int) -> Loss:
         chosen = torch.randint(len(data), (args.batch,))
         frames = data.phases[chosen, torch.randint(data.phases.shape[1], (args.batch,))]
         with torch.autocast("cpu", torch.bfloat16):
@@ -89,31 +75,29 @@ def train(args: argparse.Namespace) -> None:
         logits = F.normalize(embedded, dim=-1) @ directions.T / TEMPERATURE
         named = F.cross_entropy(logits, chosen)
         distance = F.mse_loss(embedded, pooled[chosen])
-        loss = named + distance
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        ema.update(encoder, step)
-        if step % 50 == 0:
-            hits = (logits.argmax(dim=1) == chosen).float().mean()
-            log.add(step, named=named.item(), distance=distance.item(), hits=hits.item())
-    write_averaged(encoder, ema, args.out)
+        hits = (logits.argmax(dim=1) == chosen).float().mean()
+        return named + distance, {"named": named, "distance": distance, "hits": hits}
+
+    fit(
+        encoder,
+        loss_of,
+        args,
+        name="image_encoder",
+        write=partial(write_half, out=args.out),
+        log_to=args.out.parent / "image_encoder_log.json",
+        betas=(0.9, 0.999),
+        weight_decay=0.05,
+        facts={"clips": len(data)},
+    )
     CLIPImageProcessorPil().save_pretrained(str(args.out.parent / "feature_extractor"))
-    log.write(args.out.parent / "image_encoder_log.json")
 
 
 def main() -> None:
     """Parse options and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=3, help="wall time of training")
-    parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    add_options(parser, minutes=3, batch=48, lr=1e-3, ema=0.995)
     parser.add_argument("--cache", type=Path, help="where the clips are, or are fetched to")
     parser.add_argument("--out", type=Path, default=TINY / "svd-emoji" / "image_encoder")
-    parser.add_argument("--work", type=Path, default=Path("out/train"), help="the log")
     train(parser.parse_args())
 
 

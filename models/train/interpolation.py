@@ -10,6 +10,7 @@ backwards and recoloured at random. Every sixteenth clip is held out for the log
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ from torch import Tensor
 from ..data_video import PHASES, animated_emoji
 from ..interpolation import FrameInterpolator
 from .autoencoder import reconstruction_loss
-from .common import TINY, Ema, Log, parameters_in_millions, warmup_cosine
+from .common import TINY
+from .fitting import add_options, begin, fit
 
 HELD_OUT = 16  # one clip in so many
 
@@ -44,67 +46,60 @@ def varied(frames: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 @torch.no_grad()
-def held_out_psnr(model: FrameInterpolator, phases: Tensor) -> tuple[float, float]:
+def held_out_psnr(model: FrameInterpolator, phases: Tensor) -> dict[str, float]:
     """PSNR in dB of middle frames over keyframes four phases apart, and that of a plain mean."""
     clip = torch.arange(len(phases)).repeat_interleave(4)
     start = 4 * torch.arange(4).repeat(len(phases))
     before, wanted, after = triples(phases, clip, start, torch.full_like(start, 2))
     errors = [F.mse_loss(made, wanted) for made in (model(before, after), (before + after) / 2)]
     ours, mean = (float(-10 * error.log10()) for error in errors)
-    return ours, mean
+    return {"held_out_psnr": ours, "held_out_psnr_of_mean": mean}
+
+
+def write(model: FrameInterpolator, folder: Path) -> None:
+    """Write the weights as fp16 safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train, then write the averaged weights."""
-    torch.manual_seed(args.seed)
-    torch.set_flush_denormal(True)
+    """Run or resume the training; the averaged weights are written every few minutes."""
+    begin(args)
     phases = animated_emoji(args.cache, count=args.count, size=32).phases
     held_out = torch.arange(len(phases)) % HELD_OUT == HELD_OUT - 1
     seen = phases[~held_out]
     model = FrameInterpolator()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, fused=True)
-    ema = Ema(model, 0.99)
-    log = Log(args.work / "interpolation.json", vars(args))
-    print(f"{parameters_in_millions(model):.2f}M parameters, {len(seen)} clips", flush=True)
-    step = 0
-    while (progress := log.seconds / (60 * args.minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * warmup_cosine(progress)
+
+    def loss_of(_step: int) -> Tensor:
         clip = torch.randint(len(seen), (args.batch,))
         start = torch.randint(PHASES, (args.batch,))
         gap = torch.where(torch.rand(args.batch) < 0.75, 2, 1)
         before, wanted, after = varied(triples(seen, clip, start, gap))
         with torch.autocast("cpu", torch.bfloat16):
             made = model(before, after)
-        loss = reconstruction_loss(made.float(), wanted)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        ema.update(model, step)
-        if step % 100 == 0:
-            log.add(step, loss=loss.item())
-    ema.copy_to(model)
-    psnr, mean = held_out_psnr(model.eval(), phases[held_out])
-    log.add(step, held_out_psnr=psnr, held_out_psnr_of_mean=mean)
-    args.out.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, args.out / "model.safetensors")
-    log.write(args.out / "interpolation_log.json")
+        return reconstruction_loss(made.float(), wanted)
+
+    fit(
+        model,
+        loss_of,
+        args,
+        name="interpolation",
+        write=partial(write, folder=args.out),
+        log_to=args.out / "interpolation_log.json",
+        betas=(0.9, 0.999),
+        judge=partial(held_out_psnr, phases=phases[held_out]),
+        facts={"clips": len(seen)},
+    )
 
 
 def main() -> None:
     """Parse options and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=7, help="wall time of training")
+    add_options(parser, minutes=7, batch=32, lr=1e-3, ema=0.99, log_every=100)
     parser.add_argument("--count", type=int, default=534, help="the most animated clips")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, help="where the clips are, or are fetched to")
     parser.add_argument("--out", type=Path, default=TINY / "interpolation-emoji")
-    parser.add_argument("--work", type=Path, default=Path("out/train"), help="the log")
     train(parser.parse_args())
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,19 +28,8 @@ from transformers import CLIPVisionModelWithProjection
 
 from ..data_video import FRAMES, PHASES, animated_emoji
 from ..text import TEXT_WIDTH
-from .common import (
-    TINY,
-    Ema,
-    Log,
-    parameters_in_millions,
-    plain_attention,
-    planar_temporal_convolutions,
-    resume,
-    save_state,
-    training_state,
-    warmup_cosine,
-    write_averaged,
-)
+from .common import TINY, planar_temporal_convolutions, write_half
+from .fitting import add_options, begin, fit
 from .image_encoder import embed_frames
 from .video_autoencoder import SIZE, SVD_CHANNELS, encode_clips
 
@@ -162,7 +152,7 @@ def velocity_of(
     return velocity.float()
 
 
-def loss_of(model: UNetSpatioTemporalConditionModel, batch: Batch) -> Tensor:
+def velocity_loss(model: UNetSpatioTemporalConditionModel, batch: Batch) -> Tensor:
     """Mean squared error of velocities at random noise levels."""
     sigma = (SIGMA_LOG_MEAN + SIGMA_LOG_STD * torch.randn(len(batch.latents))).exp()
     level = sigma.view(-1, 1, 1, 1, 1)
@@ -179,66 +169,36 @@ def time_ids(count: int, fps: int) -> Tensor:
 
 def train(args: argparse.Namespace) -> None:
     """Run or resume the training; the averaged weights are written every few minutes."""
-    torch.manual_seed(args.seed)
-    torch.set_flush_denormal(True)
-    plain_attention()
+    begin(args)
     clips = prepare(args.folder, args.cache, args.count, args.seed)
     model = build(tuple(args.widths))
     planar_temporal_convolutions(model)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-    )
-    ema = Ema(model, args.ema)
-    log = Log(args.work / "svd.json", vars(args))
-    state_path = args.work / "svd.state"
     out: Path = args.out or args.folder / "unet"
-    step = resume(state_path, model, optimizer, ema, log)
-    # A resumed run must not see the first run's sequence again.
-    torch.manual_seed(args.seed + step)
-    print(f"{parameters_in_millions(model):.2f}M parameters, {args.count} clips, step {step}")
-    saved, since, running = log.seconds, step, torch.zeros(())
-    while (progress := log.seconds / (60 * args.minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * warmup_cosine(progress)
+
+    def loss_of(step: int) -> Tensor:
         batch = clips.batch(args.batch, keyframes=step % 6 == 5, dropout=args.dropout)
-        loss = loss_of(model, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        ema.update(model, step)
-        running += loss.detach()
-        if step % args.log_every == 0:
-            log.add(step, loss=float(running) / (step - since))
-            since = step
-            running.zero_()
-        if log.seconds - saved > 60 * args.save_minutes:
-            saved = log.seconds
-            save_state(state_path, training_state(model, optimizer, ema, step, saved))
-            write_averaged(model, ema, out)
-    save_state(state_path, training_state(model, optimizer, ema, step, log.seconds))
-    write_averaged(model, ema, out)
-    log.write(out.parent / "svd_log.json")
+        return velocity_loss(model, batch)
+
+    fit(
+        model,
+        loss_of,
+        args,
+        name="svd",
+        write=partial(write_half, out=out),
+        log_to=out.parent / "svd_log.json",
+    )
 
 
 def main() -> None:
     """Parse options and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=50, help="wall time of training")
+    add_options(parser, minutes=50, batch=12, lr=1e-3, ema=0.998)
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 96, 96])
     parser.add_argument("--count", type=int, default=256, help="the most animated clips")
-    parser.add_argument("--batch", type=int, default=12)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--dropout", type=float, default=0.1, help="share without an image")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log-every", type=int, default=50)
-    parser.add_argument("--save-minutes", type=float, default=3)
     parser.add_argument("--cache", type=Path, help="where the clips are, or are fetched to")
     parser.add_argument("--folder", type=Path, default=TINY / "svd-emoji", help="its other parts")
     parser.add_argument("--out", type=Path, help="default: the folder's unet")
-    parser.add_argument("--work", type=Path, default=Path("out/train"), help="resumable state, log")
     train(parser.parse_args())
 
 

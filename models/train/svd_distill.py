@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,8 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from .common import (
-    TINY,
-    Ema,
-    Log,
-    plain_attention,
-    planar_temporal_convolutions,
-    warmup_cosine,
-    write_averaged,
-)
+from .common import TINY, planar_temporal_convolutions, write_half
+from .fitting import add_options, begin, fit
 from .svd import SIGMA_LOG_MEAN, SIGMA_LOG_STD, Batch, prepare, velocity_of
 
 SIGMA_MIN, SIGMA_MAX, LEVELS = 0.002, 100.0, 40
@@ -150,10 +144,8 @@ def guidance_loss(
 
 
 def train(args: argparse.Namespace) -> None:
-    """Distil, then write the averaged weights."""
-    torch.manual_seed(args.seed)
-    torch.set_flush_denormal(True)
-    plain_attention()
+    """Run or resume the distillation; the averaged weights are written every few minutes."""
+    begin(args)
     clips = prepare(args.folder, args.cache, args.count, args.seed)
     teacher = UNetSpatioTemporalConditionModel.from_pretrained(
         str(args.folder / "unet"), dtype=torch.float32
@@ -163,53 +155,41 @@ def train(args: argparse.Namespace) -> None:
     consistency = args.kind == "consistency"
     unet = consistency_unet(teacher) if consistency else copy.deepcopy(teacher)
     unet.requires_grad_(True)
-    ema = Ema(unet, args.ema)
     averaged = copy.deepcopy(unet).requires_grad_(False)
     student, target = Student(unet), Student(averaged)
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=args.lr, weight_decay=0.0, fused=True)
-    log = Log(args.work / f"svd_{args.kind}.json", vars(args))
-    name = "unet-4-steps" if consistency else "unet-guided"
-    step, running = 0, torch.zeros(())
-    while (progress := log.seconds / (60 * args.minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * warmup_cosine(progress)
+
+    def loss_of(_step: int) -> Tensor:
         batch = clips.batch(args.batch, keyframes=False, dropout=0.0)
         if consistency:
-            loss = consistency_loss(student, target, teacher, batch, args.guidance)
-        else:
-            loss = guidance_loss(unet, teacher, batch, args.guidance)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        ema.update(unet, step)
-        if consistency:
-            ema.copy_to(averaged)
-        running += loss.detach()
-        if step % 25 == 0:
-            log.add(step, loss=float(running) / 25)
-            running.zero_()
-    write_averaged(unet, ema, args.folder / name)
+            return consistency_loss(student, target, teacher, batch, args.guidance)
+        return guidance_loss(unet, teacher, batch, args.guidance)
+
+    fit(
+        unet,
+        loss_of,
+        args,
+        name=f"svd_{args.kind}",
+        write=partial(
+            write_half, out=args.folder / ("unet-4-steps" if consistency else "unet-guided")
+        ),
+        log_to=args.folder / f"{args.kind}_log.json",
+        betas=(0.9, 0.999),
+        weight_decay=0.0,
+        target=averaged if consistency else None,
+    )
     if consistency:
         scheduler().save_pretrained(str(args.folder / "scheduler-4-steps"))
-    log.write(args.folder / f"{args.kind}_log.json")
 
 
 def main() -> None:
     """Parse options and distil."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["guidance", "consistency"])
-    parser.add_argument("--minutes", type=float, default=10, help="wall time of training")
+    add_options(parser, minutes=10, batch=8, lr=3e-4, ema=0.95, log_every=25, seed=1)
     parser.add_argument("--guidance", type=float, default=2.0, help="scale at the last frame")
     parser.add_argument("--count", type=int, default=256, help="the most animated clips")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=3e-4)
-    parser.add_argument("--ema", type=float, default=0.95)
-    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cache", type=Path, help="where the clips are, or are fetched to")
     parser.add_argument("--folder", type=Path, default=TINY / "svd-emoji", help="the teacher's")
-    parser.add_argument("--work", type=Path, default=Path("out/train"), help="the log")
     train(parser.parse_args())
 
 

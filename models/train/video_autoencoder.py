@@ -13,8 +13,6 @@ diffusion model already trained on them stays as good as it is.
 from __future__ import annotations
 
 import argparse
-import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +23,9 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from ..data_video import PHASES, animated_emoji
-from .autoencoder import reconstruction_loss
-from .common import (
-    TINY,
-    Ema,
-    Log,
-    parameters_in_millions,
-    plain_attention,
-    planar_temporal_convolutions,
-    resume,
-    save_state,
-    training_state,
-    warmup_cosine,
-    write_averaged,
-)
+from .autoencoder import picture_psnr, reconstruction_loss
+from .common import TINY, planar_temporal_convolutions, write_half
+from .fitting import Loss, add_options, begin, fit
 
 WAN_CHANNELS, SVD_CHANNELS = 16, 8
 SIZE = 32
@@ -148,69 +135,46 @@ def psnr(vae: VideoAutoencoder, clips: torch.Tensor) -> float:
     for part in clips.split(8):
         target = part / 127.5 - 1
         output = decode(vae, posterior(vae, target).mode(), part.shape[1]).clamp(-1, 1)
-        mse = ((output - target) / 2).square().mean(dim=(2, 3, 4)).clamp_min(1e-8)
-        values.append(-10 * mse.log10().flatten())
+        values.append(picture_psnr(output, target))
     return float(torch.cat(values).mean())
 
 
-def batches(phases: torch.Tensor, clips: int, frames: int, seed: int) -> Callable[[], torch.Tensor]:
-    """Return a function that draws frames [clips, frames, 3, H, W] in [-1, 1].
-
-    Neighbouring frames are two phases apart.
-    """
-    draw = torch.Generator().manual_seed(seed)
-
-    def pick(limit: int) -> int:
-        return int(torch.randint(limit, (), generator=draw))
-
-    def span() -> torch.Tensor:
-        start = pick(PHASES - 2 * frames + 2)
-        return phases[pick(len(phases)), start : start + 2 * frames : 2]
-
-    return lambda: torch.stack([span() for _ in range(clips)]) / 127.5 - 1
+def draw(phases: torch.Tensor, clips: int, frames: int) -> torch.Tensor:
+    """Draw frames [clips, frames, 3, H, W] in [-1, 1], neighbouring ones two phases apart."""
+    clip = torch.randint(len(phases), (clips, 1))
+    start = torch.randint(PHASES - 2 * frames + 2, (clips, 1))
+    return phases[clip, start + 2 * torch.arange(frames)] / 127.5 - 1
 
 
 def train(args: argparse.Namespace) -> None:
-    """Run or resume the training, then write the averaged weights."""
-    torch.manual_seed(args.seed)
-    torch.set_flush_denormal(True)
-    plain_attention()
+    """Run or resume the training; the averaged weights are written every few minutes."""
+    begin(args)
     phases = animated_emoji(args.cache, size=SIZE).phases
+    # Those that the diffusion model will be trained on.
+    clips = phases[: args.count, ::2]
     out: Path = args.out or TINY / f"{args.kind}-emoji" / "vae"
     vae = read(args.kind, out) if args.refine else new(args.kind)
     planar_temporal_convolutions(vae)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.lr, betas=(0.9, 0.99), fused=True)
-    ema = Ema(vae, 0.998)
-    stage = f"{args.kind}_decoder" if args.refine else f"{args.kind}_vae"
-    log = Log(args.work / f"{stage}.json", vars(args))
-    state_path = args.work / f"{stage}.state"
-    step = resume(state_path, vae, optimizer, ema, log)
-    print(f"{parameters_in_millions(vae):.2f}M parameters, {len(phases)} clips")
-    batch = batches(phases, args.batch, args.frames, args.seed + step)
-    saved = log.seconds
-    while (progress := log.seconds / (60 * args.minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * warmup_cosine(progress)
-        rebuilt, kl = loss_terms(vae, batch())
+
+    def loss_of(_step: int) -> Loss:
+        rebuilt, kl = loss_terms(vae, draw(phases, args.batch, args.frames))
         # (Of a frozen encoder the KL is a constant.)
-        loss = rebuilt + args.kl_weight * kl
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        ema.update(vae, step)
-        if step % 100 == 0:
-            log.add(step, rebuilt=rebuilt.item(), kl=kl.item())
-        if log.seconds - saved > 120:
-            saved = log.seconds
-            save_state(state_path, training_state(vae, optimizer, ema, step, log.seconds))
-    save_state(state_path, training_state(vae, optimizer, ema, step, log.seconds))
-    clips = phases[: args.count, ::2]
-    if not args.refine:
-        scale_latents(vae, ema, clips)
-    log.add(step, psnr=psnr(write_averaged(vae, ema, out), clips[::4]))
-    log.write(out.parent / ("decoder_log.json" if args.refine else "autoencoder_log.json"))
+        return rebuilt + args.kl_weight * kl, {"rebuilt": rebuilt, "kl": kl}
+
+    def write(averaged: VideoAutoencoder) -> None:
+        if not args.refine:
+            scale_latents(averaged, clips[::4])
+        write_half(averaged, out)
+
+    fit(
+        vae,
+        loss_of,
+        args,
+        name=f"{args.kind}_decoder" if args.refine else f"{args.kind}_vae",
+        write=write,
+        log_to=out.parent / ("decoder_log.json" if args.refine else "autoencoder_log.json"),
+        judge=lambda averaged: {"psnr": psnr(averaged, clips[::4])},
+    )
 
 
 def new(kind: str) -> VideoAutoencoder:
@@ -227,14 +191,9 @@ def read(kind: str, folder: Path) -> VideoAutoencoder:
     return vae.train()
 
 
-def scale_latents(vae: VideoAutoencoder, ema: Ema, clips: torch.Tensor) -> None:
-    """Put the scale of the averaged autoencoder's latents into its config.
-
-    `clips` are those that the diffusion model will be trained on: uint8 [N, 9, 3, H, W].
-    """
-    final: VideoAutoencoder = copy.deepcopy(vae).eval()
-    ema.copy_to(final)
-    latents = encode_clips(final, clips[::4])
+def scale_latents(vae: VideoAutoencoder, clips: torch.Tensor) -> None:
+    """Put the scale of the latents of uint8 clips [N, 9, 3, H, W] into the config."""
+    latents = encode_clips(vae, clips)
     if isinstance(vae, AutoencoderKLWan):
         vae.register_to_config(
             latents_mean=latents.mean(dim=(0, 2, 3, 4)).tolist(),
@@ -248,17 +207,13 @@ def main() -> None:
     """Parse options and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["wan", "svd"])
-    parser.add_argument("--minutes", type=float, default=12, help="wall time of training")
-    parser.add_argument("--batch", type=int, default=12, help="clips")
+    add_options(parser, minutes=12, batch=12, lr=2e-3, ema=0.998, log_every=100, save_minutes=2)
     parser.add_argument("--frames", type=int, default=3, help="frames of a clip, odd for Wan")
     parser.add_argument("--count", type=int, default=256, help="clips that set the latents' scale")
-    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--kl-weight", type=float, default=5e-4, help="per latent number")
     parser.add_argument("--refine", action="store_true", help="train on, the decoder alone")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, help="where the clips are, or are fetched to")
     parser.add_argument("--out", type=Path, help="default: models/tiny/KIND-emoji/vae")
-    parser.add_argument("--work", type=Path, default=Path("out/train"), help="resumable state, log")
     train(parser.parse_args())
 
 

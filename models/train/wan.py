@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,19 +20,8 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from ..data_video import animated_emoji
 from ..text import TEXT_WIDTH, embed_captions
-from .common import (
-    TINY,
-    Ema,
-    Log,
-    parameters_in_millions,
-    plain_attention,
-    resume,
-    save_state,
-    training_state,
-    warmup_cosine,
-    write_averaged,
-    zero_modulation,
-)
+from .common import TINY, write_half, zero_modulation
+from .fitting import add_options, begin, fit
 from .video_autoencoder import SIZE, encode_clips
 
 HEAD = 32
@@ -95,72 +85,42 @@ def make_loss(
 
 def train(args: argparse.Namespace) -> None:
     """Run or resume the training; the averaged weights are written every few minutes."""
-    torch.manual_seed(args.seed)
-    torch.set_flush_denormal(True)
-    plain_attention()
+    begin(args)
     data = prepare(args.vae, args.cache, args.count)
     model = build(data["latents"].shape[1], args.width, args.blocks)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-    )
-    ema = Ema(model, args.ema)
-    log = Log(args.work / "wan.json", vars(args))
-    state_path = args.work / "wan.state"
-    step = resume(state_path, model, optimizer, ema, log)
-    # A resumed run must not see the first run's sequence again.
-    torch.manual_seed(args.seed + step)
-    print(f"{parameters_in_millions(model):.2f}M parameters, {args.count} clips, step {step}")
-    loss_of = make_loss(model)
+    loss = make_loss(model)
     if args.compile:
-        loss_of = torch.compile(loss_of)
-    saved, since, running = log.seconds, step, torch.zeros(())
-    while (progress := log.seconds / (60 * args.minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * warmup_cosine(progress)
+        loss = torch.compile(loss)
+
+    def loss_of(_step: int) -> torch.Tensor:
         chosen = torch.randint(args.count, (args.batch,))
         prompt = torch.where(torch.rand(args.batch) < args.dropout, args.count, chosen)
         latents = data["latents"][chosen]
         sigma = torch.randn(args.batch).sigmoid()
-        loss = loss_of(latents, torch.randn_like(latents), sigma, data["tokens"][prompt])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        ema.update(model, step)
-        running += loss.detach()
-        if step % args.log_every == 0:
-            log.add(step, loss=float(running) / (step - since))
-            since = step
-            running.zero_()
-        if log.seconds - saved > 60 * args.save_minutes:
-            saved = log.seconds
-            save_state(state_path, training_state(model, optimizer, ema, step, saved))
-            write_averaged(model, ema, args.out)
-    save_state(state_path, training_state(model, optimizer, ema, step, log.seconds))
-    write_averaged(model, ema, args.out)
-    log.write(args.out.parent / "wan_log.json")
+        return loss(latents, torch.randn_like(latents), sigma, data["tokens"][prompt])
+
+    fit(
+        model,
+        loss_of,
+        args,
+        name="wan",
+        write=partial(write_half, out=args.out),
+        log_to=args.out.parent / "wan_log.json",
+    )
 
 
 def main() -> None:
     """Parse options and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=50, help="wall time of training")
+    add_options(parser, minutes=50, batch=24, lr=1e-3, ema=0.998)
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--count", type=int, default=128, help="the most animated clips")
-    parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--dropout", type=float, default=0.1, help="share of empty prompts")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False)
-    parser.add_argument("--log-every", type=int, default=50)
-    parser.add_argument("--save-minutes", type=float, default=3)
     parser.add_argument("--cache", type=Path, help="where the clips are, or are fetched to")
     parser.add_argument("--vae", type=Path, default=TINY / "wan-emoji" / "vae")
     parser.add_argument("--out", type=Path, default=TINY / "wan-emoji" / "transformer")
-    parser.add_argument("--work", type=Path, default=Path("out/train"), help="resumable state, log")
     train(parser.parse_args())
 
 
