@@ -22,6 +22,8 @@ from ..text import embed_captions
 from ..tiny import (
     SVD_EMOJI,
     WAN_EMOJI,
+    FirstFrames,
+    VideoPrompts,
     load_svd_emoji,
     load_wan_emoji,
     svd_emoji_frames,
@@ -72,34 +74,28 @@ def write_schedulers() -> None:
 def wan_clips(*, count: int, steps: int, guidance: float, seed: int) -> tuple[Any, list[str]]:
     """Sample held-out prompts: float [N, 9, 3, 32, 32] in [0, 1], and their captions."""
     prompts = wan_emoji_prompts().evaluation[:count]
-    pipeline: Any = load_wan_emoji()
-    frames = pipeline(
-        **prompts.kwargs(),
-        height=32,
-        width=32,
-        num_frames=9,
-        guidance_scale=guidance,
-        num_inference_steps=steps,
-        output_type="pt",
-        generator=torch.Generator().manual_seed(seed),
-    ).frames
-    return frames, list(prompts.captions)
+    return _sampled(load_wan_emoji(), prompts, steps, seed, guidance_scale=guidance, num_frames=9)
 
 
 def svd_clips(*, count: int, steps: int, guidance: float, seed: int) -> tuple[Any, list[str]]:
     """Animate held-out first frames: float [N, 9, 3, 32, 32] in [0, 1], and their captions."""
     first = svd_emoji_frames().evaluation[:count]
-    pipeline: Any = load_svd_emoji()
+    return _sampled(load_svd_emoji(), first, steps, seed, max_guidance_scale=guidance)
+
+
+def _sampled(
+    pipeline: Any, inputs: VideoPrompts | FirstFrames, steps: int, seed: int, **settings: float
+) -> tuple[Any, list[str]]:
     frames = pipeline(
-        **first.kwargs(),
+        **inputs.kwargs(),
         height=32,
         width=32,
-        max_guidance_scale=guidance,
         num_inference_steps=steps,
         output_type="pt",
         generator=torch.Generator().manual_seed(seed),
+        **settings,
     ).frames
-    return frames, list(first.captions)
+    return frames, list(inputs.captions)
 
 
 def film_strips(clips: torch.Tensor, captions: list[str], *, columns: int = 2) -> Image.Image:
