@@ -208,13 +208,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["wan", "svd"])
     add_options(parser, minutes=12, batch=12, lr=2e-3, ema=0.998, log_every=100, save_minutes=2)
-    parser.add_argument("--frames", type=int, default=3, help="frames of a clip, odd for Wan")
+    parser.add_argument("--frames", type=int, help="default: 3 for svd, 5 for wan (4 n + 1)")
     parser.add_argument("--count", type=int, default=256, help="clips that set the latents' scale")
     parser.add_argument("--kl-weight", type=float, default=5e-4, help="per latent number")
     parser.add_argument("--refine", action="store_true", help="train on, the decoder alone")
     parser.add_argument("--cache", type=Path, help="where the clips are, or are fetched to")
     parser.add_argument("--out", type=Path, help="default: models/tiny/KIND-emoji/vae")
-    train(parser.parse_args())
+    args = parser.parse_args()
+    args.frames = args.frames or (5 if args.kind == "wan" else 3)
+    # After the first frame diffusers' encoder takes four at a time, and drops what is left over.
+    if args.kind == "wan" and args.frames % 4 != 1:
+        parser.error(f"Wan takes clips of 4 n + 1 frames (5, 9, ...), not {args.frames}")
+    train(args)
 
 
 if __name__ == "__main__":
