@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 Guidance = Literal["batched", "separate", "embedded", "none"]
+TEXT, WIDTH, POOLED = 6, 12, 8
+"""Tokens of a prompt, width of its embeddings, and of the pooled ones."""
+IMAGE, VIDEO = "image transformer", "video transformer"
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,29 @@ class Architecture:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             return self.loop()
+
+
+def side(request: Request, factor: int = 16) -> dict[str, int]:
+    """Height and width in pixels: four latent tokens by four, or six by four."""
+    return {"height": factor * (6 if request.large else 4), "width": factor * 4}
+
+
+def prompts(*, pooled: bool = False, negative: bool = True) -> dict[str, Any]:
+    """Embeddings of a prompt, of a negative one and pooled ones of both, as pipelines call them."""
+    given: dict[str, Any] = {"prompt_embeds": noise(1, TEXT, WIDTH)}
+    if pooled:
+        given["pooled_prompt_embeds"] = noise(1, POOLED)
+    if negative:
+        given |= {f"negative_{k}": noise(*v.shape, seed=8) for k, v in given.items()}
+    return given
+
+
+def masks(kind: torch.dtype = torch.long) -> dict[str, Any]:
+    """Which tokens of a prompt and of a shorter negative one are no padding, as T5 makes them."""
+    mask = torch.ones(1, TEXT, dtype=kind)
+    short = mask.clone()
+    short[:, TEXT // 2 :] = 0
+    return {"prompt_attention_mask": mask, "negative_prompt_attention_mask": short}
 
 
 def image_encoder(width: int) -> tuple[Any, Any]:

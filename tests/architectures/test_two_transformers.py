@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.architectures.base import Request
-from bench.architectures.videos import wan_pair, wan_switch
+from bench.architectures.wan import wan_pair, wan_switch
 from bench.coverage import compile_for_tests
 
 from .outside import planned_by_hand
