@@ -109,9 +109,8 @@ class Bench:
         profile, reference = self.profile, self.profile.reference
         if reference is None:
             raise RuntimeError("the sampler's update could not be measured")
-        gains = reference.update.gains
         # What the sampler saw, guidance applied: [calls, T, rows * numel].
-        y = np.einsum("bt,cbtm->ctm", gains / gains.sum(0), reference.courses.y)
+        y = np.einsum("bt,cbtm->ctm", reference.update.shares, reference.courses.y)
         calls, steps, rows = y.shape[0], y.shape[1], reference.courses.rows
         each = y.reshape(calls, steps, rows, -1).transpose(0, 2, 1, 3)
         each = each.reshape(calls * rows, steps, -1)[:samples]

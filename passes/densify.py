@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from .checks import from_low_rank
-from .error_diffusion import diffuse, error_weights, score
+from .error_diffusion import diffuse, expected_error
 from .forecasters import EDF
 from .plan_format import Plan
 
@@ -44,14 +44,13 @@ def densify(plan: Plan, after: int) -> Plan | None:
         given=np.asarray(region.weights)[:after],
     )
     # What an error in mid-course wants undone, and how fast, depends on how much course is left.
-    errors = np.atleast_1d(score(trace.error, gram, c))
-    best = int(np.argmin(errors))
-    own = score(error_weights(region.computed, np.asarray(region.weights), c), gram, c)
-    if errors[best] >= own:
+    made = [expected_error(computed, rows, gram, c) for rows in trace.weights]
+    best = int(np.argmin(made))
+    if made[best] >= expected_error(region.computed, np.asarray(region.weights), gram, c):
         return None
     rows = tuple(tuple(float(w) for w in row) for row in trace.weights[best])
     denser = replace(
         region, computed=computed, weights=rows, schedule=f"{region.schedule}, dense after {after}"
     )
-    made = replace(plan, regions=(denser,), checks=None, expected_error=None, chosen=None)
-    return made.validate()
+    dense = replace(plan, regions=(denser,), checks=None, expected_error=None, chosen=None)
+    return dense.validate()

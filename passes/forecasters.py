@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .error_diffusion import Array, Indices, rows
+from .error_diffusion import RESPONSE, Array, Indices, rows
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Taylor:
     order: int
     beta: None = None
     ridge: float = 0.0
+    response: float = 0.0
 
     @property
     def name(self) -> str:
@@ -65,6 +66,7 @@ class Lagrange:
     order: int
     beta: None = None
     ridge: float = 0.0
+    response: float = 0.0
 
     @property
     def name(self) -> str:
@@ -92,17 +94,20 @@ class EDF:
     Plain least squares (beta 0) leans to the same side at every skipped step, so its errors add
     up in the sample. Asking each step to also undo `beta` of what has accumulated makes them
     cancel, as in image half-toning (Floyd and Steinberg 1976) or sigma-delta modulation. The prior
-    is Lagrange's polynomial, to which the ridge pulls where the Gram matrix says little.
+    is Lagrange's polynomial, to which the ridge pulls where the Gram matrix says little. `response`
+    is how strongly the model is reckoned to answer to an error in the sample (see `diffuse`).
     """
 
     k: int = 3
     beta: float = 0.3
     ridge: float = 1e-4
+    response: float = RESPONSE
 
     @property
     def name(self) -> str:
-        """`edf(k=..,beta=..,ridge=..)`."""
-        return f"edf(k={self.k},beta={self.beta:g},ridge={self.ridge:g})"
+        """`edf(k=..,beta=..,ridge=..)`, with the response if it is not the usual one."""
+        other = "" if self.response == RESPONSE else f",response={self.response:g}"
+        return f"edf(k={self.k},beta={self.beta:g},ridge={self.ridge:g}{other})"
 
     @property
     def history(self) -> int:

@@ -30,6 +30,8 @@ DENOISER = "denoiser"
 
 GRID_TOLERANCE = 1e-6
 """Relative to the range of the grid: timesteps closer than this are the same."""
+ENDS = 6
+"""Steps at either end of a run in which a sampler with memory weighs outputs unevenly."""
 
 
 @dataclass(frozen=True)
@@ -237,10 +239,24 @@ def solver_weights(profile: Profile, target: Target, scheduler: Any) -> tuple[Ar
         return grid, "grid"
     if target.carry is None:
         return profile.solver, "measured"
-    own = np.asarray(profile.timesteps, dtype=np.float64)
+    return grid * _ratio(profile, target), "measured"
+
+
+def _ratio(profile: Profile, target: Target) -> Array:
+    """The sampler's weights over Euler's on another grid.
+
+    Samplers with memory begin and end in their own way, whatever the number of steps: `ENDS` steps
+    at either end are taken by their place in the run, what lies between by its time.
+    """
+    assert profile.solver is not None
+    own, grid = np.asarray(profile.timesteps, dtype=np.float64), target.timesteps
     ratio = profile.solver / from_grid(profile.timesteps)
-    rising = np.argsort(own)
-    return grid * np.interp(target.timesteps, own[rising], ratio[rising]), "measured"
+    inner = slice(ENDS, len(own) - ENDS) if len(own) > 3 * ENDS else slice(None)
+    rising = np.argsort(own[inner])
+    found = np.interp(grid, own[inner][rising], ratio[inner][rising])
+    if len(own) > 3 * ENDS and len(grid) > 3 * ENDS:
+        found[:ENDS], found[-ENDS:] = ratio[:ENDS], ratio[-ENDS:]
+    return found
 
 
 def _widen(schedule: RegionSchedule, target: Target) -> RegionSchedule:

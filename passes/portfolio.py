@@ -26,9 +26,8 @@ from .error_diffusion import (
     Forecaster,
     Trace,
     diffuse,
-    error_weights,
+    expected_error,
     reference_power,
-    score,
 )
 from .forecasters import EDF, Lagrange, Taylor
 from .plan_format import PlanError, RegionSchedule
@@ -83,8 +82,8 @@ def solve(
     `gram` [T, T] (symmetric), `timesteps` and `c` [T]. Exactly one budget: `computed_steps`,
     `speedup` (computed steps = floor(T / speedup)) or `max_error` (the fewest computed steps with
     at most that expected error, found by bisection, so up to the small non-monotonicity of the
-    frontier). The error is `error_diffusion.score`, relative rms of the final sample. Without
-    `search` the schedules are taken as they are, in a fifth of the time.
+    frontier). The error is `error_diffusion.expected_error`, relative rms of the final sample.
+    Without `search` the schedules are taken as they are, in a fifth of the time.
 
     Raises `PlanError` for an unknown policy, no or several budgets, or one out of reach.
     """
@@ -169,8 +168,7 @@ def _solve(
     else:
         chosen = _portfolio(gram, x, c, n, search)
     schedule = schedule_of(chosen, gram, x, c, region)
-    left = error_weights(chosen.steps, np.asarray(schedule.weights), c)
-    return schedule, float(score(left, gram, c))
+    return schedule, expected_error(chosen.steps, np.asarray(schedule.weights), gram, c)
 
 
 def schedule_of(
@@ -234,9 +232,9 @@ def _best(
 
 
 def _merit(trace: Trace, gram: Array, c: Array) -> Array:
-    """L' G L at the end plus what deviations on the way count, over c' G c."""
+    """L' G L at the end, what deviations on the way count, and the answer to them, over c' G c."""
     final = np.sum((trace.error @ gram) * trace.error, axis=1)
-    merit = (np.maximum(final, 0.0) + trace.passing) / reference_power(gram, c)
+    merit = (np.maximum(final, 0.0) + trace.passing + trace.answer) / reference_power(gram, c)
     return np.where(np.isfinite(merit), merit, np.inf)
 
 

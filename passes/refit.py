@@ -17,28 +17,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from .error_diffusion import Array
-from .solver_weights import MeasuredSolver, from_grid
+from .error_diffusion import Array, lifted
+from .measured_solver import Update
 
 BETA, RIDGE = 0.9, 1e-4
 """Share of the distance to the uncached course that a step undoes; pull to Lagrange's weights."""
 FLOOR = 1e-10
 """Relative squared error below which samples count as equal (100 dB)."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """One sampler step: x_{t+1} = carry_t x_t + sum_b gains[b, t] y_{b,t}; `carry` [T]."""
-
-    carry: Array
-    gains: Array
-
-    @staticmethod
-    def of(solver: MeasuredSolver, timesteps: Sequence[float]) -> Update:
-        """The measured update, its last step (which no call sees) by the grid's proportion."""
-        size = from_grid(timesteps)
-        last = solver.gains[:, -1:] * size[-1] / size[-2]
-        return Update(np.append(solver.carry, 1.0), np.concatenate([solver.gains, last], axis=1))
 
 
 @dataclass(frozen=True)
@@ -62,8 +47,9 @@ class Courses:
                 (w * self.y[:, :, s] for w, s in zip(weights[last], history, strict=False)),
                 np.zeros_like(y),
             )
-        made = update.carry[last] * self.x[:, last]
-        return made + np.einsum("b,nbm->nm", update.gains[:, last], y)
+        # The last update is inferred, and looks back on nothing.
+        made = update.carry[last, 0] * self.x[:, last]
+        return made + np.einsum("b,nbm->nm", update.gains[:, last, 0], y)
 
 
 @dataclass(frozen=True)
@@ -126,34 +112,41 @@ def refit(
     """Weights [T, history] for the course that replays of a plan took.
 
     `replays` are generations `start` and following of the reference, run under any weights on the
-    same `computed` steps; `prior` [T, history] is what the ridge pulls to. At a skipped step t:
+    same `computed` steps; `prior` [T, history] is what the ridge pulls to. At a skipped step t,
+    with y what the sampler sees of the branches:
 
-        a = argmin | sum_k a_k u_k - (update_ref - beta carry_t (x - x_ref)) |^2 + ridge |a - a0|^2
-        x = carry_t x + sum_k a_k u_k,      u_k = sum_b gains[b, t] y_{b, h_k}
+        a = argmin | sum_k a_k y_{h_k} - (y_ref - beta r_t / c_t (x - x_ref)) |^2 + ridge |a - a0|^2
+        x = update(x, sum_k a_k y_{h_k})
 
-    x follows the new weights from step to step, the computed outputs stay those of the replay.
+    c_t and r_t are what is left at the end of an error in y_t and in x (`Update.response`). x
+    follows the new weights from step to step, the computed outputs stay those of the replay.
     """
     update, steps = reference.update, reference.courses.x.shape[1]
     many = slice(start, start + len(replays.x))
     x_ref, y_ref = reference.courses.x[many], reference.courses.y[many]
     a0 = np.asarray(prior, dtype=np.float64)
-    made, hits, x = np.zeros((steps, history)), set(computed), replays.x[:, 0].copy()
+    made, hits, shares = np.zeros((steps, history)), set(computed), update.shares
+    c, r = update.response()
+    undo = beta * r / lifted(c)
+    xs, ys = [replays.x[:, 0]], list[Array]()
     done: list[int] = []
     for t in range(steps):
-        gain = update.gains[:, t]
         if t in hits:
             done.insert(0, t)
-            x = update.carry[t] * x + np.einsum("b,nbm->nm", gain, replays.y[:, :, t])
+            ys.append(replays.y[:, :, t])
+            xs.append(update.after(t, xs, ys))
             continue
         used = done[:history]
-        u = np.stack([np.einsum("b,nbm->nm", gain, replays.y[:, :, s]) for s in used], axis=-1)
-        ideal = np.einsum("b,nbm->nm", gain, y_ref[:, :, t])
-        target = ideal - beta * update.carry[t] * (x - x_ref[:, t])
+        held = [replays.y[:, :, s] for s in used]
+        u = np.stack([np.einsum("b,nbm->nm", shares[:, t], y) for y in held], axis=-1)
+        ideal = np.einsum("b,nbm->nm", shares[:, t], y_ref[:, :, t])
+        target = ideal - undo[t] * (xs[t] - x_ref[:, t])
         first = a0[t, : len(used)]
         system = np.einsum("nmk,nml->kl", u, u)
         wanted = np.einsum("nmk,nm->k", u, target) - system @ first
         pull = max(ridge * float(np.sum(ideal**2)), np.finfo(np.float64).tiny ** 0.5)
         row = first + np.linalg.solve(system + pull * np.eye(len(used)), wanted)
         made[t, : len(used)] = np.where(np.isfinite(row), row, first)
-        x = update.carry[t] * x + u @ made[t, : len(used)]
+        ys.append(sum((w * y for w, y in zip(made[t], held, strict=False)), np.zeros_like(held[0])))
+        xs.append(update.after(t, xs, ys))
     return made

@@ -2,14 +2,13 @@
 
 A deterministic sampler is linear in the model's outputs, `x_T = (something of x_0) + sum_t c_t y_t`
 along a fixed run. c [T] comes from the grid alone (Euler), from running a scheduler on unit
-outputs, or from what the model was called with.
+outputs, or from what the model was called with (`measured_solver`).
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -19,9 +18,6 @@ import numpy.typing as npt
 from .plan_format import PlanError
 
 Array = npt.NDArray[np.float64]
-
-LARGEST_RESIDUAL = 0.2
-"""Relative to the update: bf16 latents leave up to 0.1, a stochastic sampler's noise about 1."""
 
 
 def from_grid(timesteps: Sequence[float]) -> Array:
@@ -121,77 +117,3 @@ def _rewind(scheduler: Any) -> None:
         scheduler.model_outputs = [None] * len(scheduler.model_outputs)
         if hasattr(scheduler, "timestep_list"):
             scheduler.timestep_list = [None] * len(scheduler.timestep_list)
-
-
-@dataclass(frozen=True)
-class MeasuredSolver:
-    """What recorded calls say about the sampler: x_{t+1} = carry_t x_t + sum_b gains[b, t] y_{b,t}.
-
-    `weights` c [T]; `guidance` the scale w of branch 0 (None with one branch or when it cannot be
-    told); `residual` rms of what the fit leaves over rms of the update, pooled; `carry` [T-1];
-    `gains` [B, T-1].
-    """
-
-    weights: Array
-    guidance: float | None
-    residual: float
-    carry: Array
-    gains: Array
-
-
-def measured(
-    zx: npt.ArrayLike, zy: npt.ArrayLike, timesteps: Sequence[float] | None = None
-) -> MeasuredSolver | None:
-    """Learn the sampler from the latents that went in and the outputs that came out.
-
-    `zx` [n, T, m] holds the latents (or a linear sketch of them) as the model saw them, `zy`
-    [n, B, T, m] the branches' outputs through the same sketch. For each step the next latents are
-    fitted by least squares over all n m numbers, and the gains are carried through the later
-    steps. The last update is never seen by the model; its gain is extrapolated in proportion to
-    the grid's own step (`timesteps`, else the step before).
-
-    Returns None where the update is not of that form (residual above `LARGEST_RESIDUAL`): a
-    stochastic sampler, a strongly multi-step one, or latents changed between the steps.
-    """
-    x, y = np.asarray(zx, dtype=np.float64), np.asarray(zy, dtype=np.float64)
-    if x.ndim != 3 or y.ndim != 4 or (y.shape[0], y.shape[2], y.shape[3]) != x.shape:
-        raise PlanError(
-            f"measured() wants zx [n, T, m] and zy [n, B, T, m], got {x.shape} and {y.shape}"
-        )
-    branches, steps = y.shape[1], x.shape[1]
-    if steps < 3 or not (np.isfinite(x).all() and np.isfinite(y).all()):
-        return None
-    carry, gains = np.ones(steps - 1), np.zeros((branches, steps - 1))
-    left = moved = 0.0
-    for t in range(steps - 1):
-        table = np.stack([x[:, t].ravel(), *(y[:, b, t].ravel() for b in range(branches))], axis=1)
-        size = np.sqrt(np.mean(table**2, axis=0))
-        size[size == 0.0] = 1.0
-        found = np.linalg.lstsq(table / size, x[:, t + 1].ravel(), rcond=1e-10)[0] / size
-        carry[t], gains[:, t] = found[0], found[1:]
-        left += float(np.sum((x[:, t + 1].ravel() - table @ found) ** 2))
-        moved += float(np.sum((x[:, t + 1] - x[:, t]) ** 2))
-    residual = float(np.sqrt(left / moved)) if moved > 0.0 else np.inf
-    if not residual <= LARGEST_RESIDUAL:
-        return None
-    total = gains.sum(axis=0)
-    size = np.ones(steps) if timesteps is None else from_grid(timesteps)
-    last = total[-1] * size[-1] / size[-2]
-    onward = np.append(np.cumprod(carry[:0:-1])[::-1], 1.0) if steps > 2 else np.ones(1)
-    # The unseen last step is taken to carry the latents unchanged, as a flow does.
-    weights = np.append(total * onward, last)
-    return MeasuredSolver(weights, _guidance(gains), residual, carry, gains)
-
-
-def _guidance(gains: Array) -> float | None:
-    """Median over steps of g_0 / (g_0 + g_1); None if the steps do not agree."""
-    if len(gains) != 2:
-        return None
-    total = gains.sum(axis=0)
-    usable = np.abs(total) > 1e-3 * np.max(np.abs(gains), initial=1e-30)
-    if usable.sum() < 2:
-        return None
-    ratio = gains[0, usable] / total[usable]
-    middle = float(np.median(ratio))
-    spread = float(np.median(np.abs(ratio - middle)))
-    return middle if spread <= 0.1 * max(1.0, abs(middle)) else None

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from ..passes.guidance import farthest
+from ..passes.measured_solver import SMALLEST_DIFFERENCE
 from ..passes.plan_format import Plan
-from .guidance_scale import HALVES, LARGEST_RESIDUAL, SMALLEST_DIFFERENCE
 from .recorder import leading
 from .seen import Glimpse, entries_of, glimpse
 
+HALVES = 2
+LARGEST_RESIDUAL = 0.02  # of the first step's update, of what the fit may leave
 SLACK = 1.025
 """A scale that is measured is off by a little."""
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..passes.measured_solver import MeasuredSolver, measured
 from ..passes.profile import Profile, ProfileError, RegionProfile
-from ..passes.refit import Courses, Reference, Update
-from ..passes.solver_weights import MeasuredSolver, measured
-from .guidance_scale import with_scale
+from ..passes.refit import Courses, Reference
 from .recorder import DENOISER, LATENTS, Recording
 
 NOT_ADDED_UP = (
@@ -168,7 +167,7 @@ def _measure(recordings: Sequence[Recording], read: _Reader) -> MeasuredSolver |
     x, y = np.asarray(xs), np.asarray(ys)
     if x.shape != (y.shape[0], y.shape[2], y.shape[3]):
         return None
-    return with_scale(measured(x, y, recordings[0].timesteps), x, y)
+    return measured(x, y, recordings[0].timesteps)
 
 
 def _reference(
@@ -180,4 +179,4 @@ def _reference(
     x = np.asarray([read.latents(rec) for rec in recordings])
     y = np.asarray([read.table(rec, DENOISER) for rec in recordings])
     rows = max(first.rows // (2 if read.halves else 1), 1)
-    return Reference.of(Courses(x, y, rows), Update.of(solver, first.timesteps))
+    return Reference.of(Courses(x, y, rows), solver.update)

@@ -33,6 +33,6 @@ class L2P(Policy):
     def schedules(self, on: Subject) -> Sequence[RegionSchedule]:
         """The denoiser, with fitted rows."""
         computed = every(on.steps, self.interval, self.first)
-        fitted = EDF(min(self.history, 4), beta=0.0)
+        fitted = EDF(min(self.history, 4), beta=0.0, response=0.0)
         gram = on.gram(DENOISER)
         return [on.schedule(DENOISER, computed, fitted, name="interval", gram=gram)]

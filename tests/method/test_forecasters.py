@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ditcache.passes.error_diffusion import diffuse, error_weights, score, sensitivity
+from ditcache.passes.error_diffusion import (
+    RESPONSE,
+    diffuse,
+    error_weights,
+    expected_error,
+    reference_power,
+    score,
+    sensitivity,
+)
 from ditcache.passes.forecasters import EDF, edf, lagrange, reuse, taylor
 from ditcache.passes.schedules import uniform_coordinate
+from ditcache.passes.solver_weights import from_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -157,3 +166,35 @@ def test_rows_stay_bounded_on_any_gram_matrix(data):
         else:
             assert not fitted[step, before:].any()
             assert prior[step].sum() == pytest.approx(1.0, rel=1e-6 * (1 + np.abs(prior).max()))
+
+
+def test_the_models_answer_is_reckoned_with(synthetic):
+    """Damped weights are smaller, a sample that answers ends nearer, and the error is foretold."""
+    x = np.asarray(synthetic.grid(50))
+    c = from_grid(x.tolist())
+    force = synthetic.outputs(tuple(x.tolist()), 24, seed=3)
+    force = np.asarray(force).reshape(24, 50, -1)
+    g = np.einsum("nsm,ntm->st", force, force) / force[:, 0].size
+    schedule = (0, 5, 12, 20, 28, 36, 42, 47)
+    plain = EDF(4, 0.8, response=0.0).rows(schedule, x, c, g)
+    damped = EDF(4, 0.8).rows(schedule, x, c, g)
+    assert np.abs(damped).sum() < np.abs(plain).sum()
+    rng = np.random.default_rng(0)
+    turn = RESPONSE * rng.normal(size=(50, *2 * (force.shape[-1],))) / force.shape[-1] ** 0.5
+
+    def off(rows):
+        """Error of a sample whose outputs answer, each in a way of its own, to where it is."""
+        d, held = np.zeros_like(force[:, 0]), []
+        for t in range(50):
+            if t in schedule:
+                held.insert(0, force[:, t] + d @ turn[t])
+                made = held[0]
+            else:
+                made = sum(w * h for w, h in zip(rows[t], held, strict=False))
+            d = d + c[t] * (made - force[:, t])
+        return float(np.sqrt(np.mean(d**2) / reference_power(g, c)))
+
+    assert off(damped) < off(plain)
+    for rows in (damped, plain):
+        assert 0.5 < off(rows) / expected_error(schedule, rows, g, c) < 2.0
+    assert score(error_weights(schedule, plain, c), g, c) < 0.5 * off(plain)

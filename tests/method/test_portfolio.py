@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ditcache.passes.error_diffusion import error_weights, score
+from ditcache.passes.error_diffusion import error_weights, expected_error, score
 from ditcache.passes.plan_format import Plan, PlanError
 from ditcache.passes.portfolio import POLICIES, guided_gram, solve, steps_for
 from ditcache.passes.solver_weights import from_grid
@@ -65,8 +65,7 @@ def test_edf_beats_every_plain_policy_on_fresh_outputs(synthetic):
 
     def error(plan: Plan) -> float:
         region = plan.regions[0]
-        left = error_weights(region.computed, np.asarray(region.weights), c)
-        return float(score(left, fresh, c))
+        return expected_error(region.computed, np.asarray(region.weights), fresh, c)
 
     for speedup in (2, 3, 5, 7):
         ours = error(p.plan(speedup))

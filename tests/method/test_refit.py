@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ditcache.passes.forecasters import Lagrange
-from ditcache.passes.refit import Courses, Reference, Update, merit, refit
+from ditcache.passes.measured_solver import Update
+from ditcache.passes.refit import Courses, Reference, merit, refit
 from ditcache.passes.solver_weights import from_grid
 
 STEPS, COMPUTED, K = 30, (0, 1, 5, 10, 15, 20, 25), 3
@@ -37,7 +38,7 @@ def walk(x0, grid, c, weights=None):
 def setting(synthetic):
     grid = np.asarray(synthetic.grid(STEPS))
     c = from_grid(grid.tolist())
-    update = Update(np.ones(STEPS), c[None])
+    update = Update(np.ones((STEPS, 1)), c[None, :, None])
     x0 = np.random.default_rng(0).normal(size=(6, 40))
     courses, final = walk(x0, grid, c)
     reference = Reference.of(courses, update)

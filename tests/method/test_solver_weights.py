@@ -7,8 +7,9 @@ import copy
 import numpy as np
 import pytest
 import torch
+from ditcache.passes.measured_solver import measured
 from ditcache.passes.plan_format import PlanError
-from ditcache.passes.solver_weights import from_grid, impulse_response, measured
+from ditcache.passes.solver_weights import from_grid, impulse_response
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -159,3 +160,50 @@ def test_measured_explains_wrong_shapes():
         measured(np.zeros((2, 5, 7)), np.zeros((2, 1, 4, 7)))
     assert measured(np.full((1, 5, 7), np.nan), np.zeros((1, 1, 5, 7))) is None
     assert measured(np.zeros((1, 5, 7)), np.zeros((1, 1, 5, 7))) is None
+
+
+SAMPLERS = [
+    ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "flow_shift": 3.0,
+                                 "prediction_type": "flow_prediction"}),
+    ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True, "flow_shift": 3.0,
+                                     "prediction_type": "flow_prediction"}),
+    ("DPMSolverMultistepScheduler", {"solver_order": 3}),
+    ("DDIMScheduler", {"clip_sample": False}),
+]  # fmt: skip
+
+
+def recorded(scheduler, guidance=3.0):
+    """Calls of a sampler in float64: latents, two branches' outputs, and the final state."""
+    rng = np.random.default_rng(0)
+    x, target = torch.from_numpy(rng.normal(size=(2, 4, 60)))
+    xs, ys = [], []
+    for i, t in enumerate(scheduler.timesteps):
+        s = i / len(scheduler.timesteps)
+        cond = torch.tanh(x * (1.2 - s)) - target * (1 - 0.3 * s) + 0.3 * torch.sin(3 * x + s)
+        uncond = 0.8 * torch.tanh(x + s) - 0.5 * target
+        xs.append(x)
+        ys.append(torch.stack([cond, uncond], 1))
+        output = guidance * cond + (1 - guidance) * uncond
+        x = scheduler.step(output, t, x, return_dict=False)[0]
+    return torch.stack(xs, 1).numpy(), torch.stack(ys, 2).numpy(), x.numpy()
+
+
+@pytest.mark.parametrize(("name", "config"), SAMPLERS)
+def test_a_sampler_with_memory_is_learnt_from_recorded_calls(name, config):
+    """Every weight that shows in the calls, as the scheduler object itself gives it."""
+    scheduler = make(name, **config)
+    scheduler.set_timesteps(20)
+    expected = impulse_response(scheduler, 20)
+    zx, zy, final = recorded(scheduler)
+    found = measured(zx, zy, [float(t) for t in scheduler.timesteps])
+    assert found is not None
+    assert found.residual < 1e-5
+    assert found.guidance == pytest.approx(3.0, abs=1e-3)
+    if config.get("use_flow_sigmas"):
+        # The last step, which no call sees, of a flow: the latents less what noise is left.
+        assert found.weights == pytest.approx(expected, abs=0.02 * np.abs(expected).mean())
+        last = found.update.after(19, list(zx.swapaxes(0, 1)), list(zy.transpose(2, 0, 1, 3)))
+        assert np.abs(last - final).max() < 0.05 * np.abs(final - zx[:, -1]).max()
+    else:
+        size = (found.weights / expected)[:-1]
+        assert size == pytest.approx(np.full(19, size.mean()), rel=0.01)
