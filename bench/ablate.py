@@ -1,9 +1,10 @@
 """What each part of the method is worth: one thing changed at a time, judged in closed loop.
 
-`python -m bench.ablate --model dit-digits` varies beta, K, ridge, the schedule, the number of
-calibration samples, the width of the sketch, and plans for another step count and guidance than the
-calibrated ones; beside them the plan as it is solved, and as `ditcache.tune` makes it. Every cell
-is PSNR to the uncached samples on the same held-out prompts and seeds. It goes on where it stopped.
+`python -m bench.ablate --model dit-digits` varies beta, K, ridge, the response that is reckoned
+with, the schedule, the number of calibration samples, the width of the sketch, and plans for
+another step count and guidance than the calibrated ones; beside them the plan as it is solved, and
+as `ditcache.tune` makes it. Every cell is PSNR to the uncached samples on the same held-out prompts
+and seeds. It goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -34,16 +35,19 @@ from torch import Tensor
 from . import metrics
 from .environment import environment, write_json
 from .ledger import Ledger
+from .video_contest import WanSheets
 from .workload import CALIBRATION_SEED, EVALUATION_SEED, WORKLOADS, Batch
 
 BETAS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0)
 DEPTHS = (1, 2, 3, 4, 5)
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+RESPONSES = (0.0, 2.0, 4.0, 8.0)
 COUNTS = (1, 2, 4, 8)
 WIDTHS = (16, 64, 128, 256)
 OTHER_STEPS = 30
 STRONGER = 1.5
 Make = Callable[[], Plan]
+MODELS: dict[str, Any] = {**WORKLOADS, WanSheets.name: WanSheets}
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Bench:
 
     def __init__(self, setting: Setting, guidance: float | None = None) -> None:
         self.setting = setting
-        make = WORKLOADS[setting.model]
+        make = MODELS[setting.model]
         self.workload: Any = make() if guidance is None else make(guidance)
         torch.compiler.reset()
         options = {"inner": "eager", "remember": False, "guard": "off"}
@@ -151,6 +155,8 @@ def variants(bench: Bench) -> Iterator[tuple[str, Make]]:
         yield f"K={k}", lambda k=k: with_(EDF(k, 0.45))
     for ridge in RIDGES:
         yield f"ridge={ridge:g}", lambda r=ridge: with_(EDF(3, 0.45, r))
+    for response in RESPONSES:
+        yield f"response={response:g}", lambda r=response: with_(EDF(3, 0.45, response=r))
     n = solved.computed_steps
     for name, steps in standard_schedules(given.gram, given.x, given.c, n).items():
         yield f"schedule={name}", lambda s=steps, m=name: with_(EDF(3, 0.45), s, m)
@@ -220,7 +226,7 @@ def run(setting: Setting, ledger: Ledger, console: Console, only: str, transfer:
 def main() -> None:
     """Parse options and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=list(WORKLOADS), required=True)
+    parser.add_argument("--model", choices=list(MODELS), required=True)
     parser.add_argument("--speedup", type=float, default=5.0)
     parser.add_argument("--n", type=int, default=32, help="held-out samples")
     parser.add_argument("--calibration", type=int, default=16, help="calibration samples")
