@@ -324,6 +324,10 @@ class StepExecutor:
         session = self.session
         return self._programs.get(plan, self.config, session.record_kinds, session.stats)
 
+    def fits(self, plan: Plan) -> bool:
+        """Whether a program can be made for the plan; nothing is counted or said."""
+        return self._programs.refusal(plan, self.session.config, self.session.stats) is None
+
     def forget_programs(self) -> None:
         """Drop all programs, e.g. because other regions are to be recorded."""
         self._programs.clear()

@@ -181,9 +181,10 @@ class GraphIdentity:
 def read_timestep(value: Any) -> float | None:
     """The timestep as one number, None if the samples of a batch stand at different ones.
 
-    A [B] tensor must be uniform. A [B, tokens] tensor (image-to-video with a clean first frame)
-    counts as its largest entry; with more than two values in it, it is an embedding of the time
-    rather than the time. Reading a CUDA tensor waits for the device.
+    A tensor with one number a sample ([B], [B, 1], …) must be uniform. A [B, tokens] tensor
+    (image-to-video with a clean first frame) counts as its largest entry; with more than two values
+    in it, it is an embedding of the time rather than the time. Reading a CUDA tensor waits for the
+    device.
     """
     if isinstance(value, (int, float)):
         return float(value)
@@ -192,7 +193,7 @@ def read_timestep(value: Any) -> float | None:
     if value.numel() == 1:
         return float(value.item())
     low, high = torch.aminmax(value)
-    if value.dim() == 1 and bool(low != high):
+    if value.numel() == value.shape[0] and bool(low != high):
         return None
     if value.dim() > 1 and not bool(((value == low) | (value == high)).all()):
         return None

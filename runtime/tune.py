@@ -95,8 +95,12 @@ class Tuner:
 
         Both are empty where the plan was not followed. Without a reference there is no course.
         """
+        stats, none = self.session.stats, np.zeros(0)
+        before = stats.forecast
         recordings, finals = self._replay(plan, calls)
-        reference, none = self.profile.reference, np.zeros(0)
+        if stats.forecast == before and plan.computed_steps < len(plan.timesteps):
+            return none, None  # what was computed in full says nothing of the plan
+        reference = self.profile.reference
         if reference is None:
             assert self.finals is not None
             pairs = zip(finals, self.finals, strict=False)

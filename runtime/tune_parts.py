@@ -28,7 +28,12 @@ def best_part(tuner: Tuner, whole: Plan) -> Plan:
     `Plan.chosen` says against how many.
     """
     few = min(2, tuner.calls)
-    others = [c for c in _candidates(tuner, whole) if c.part.region != whole.regions[0].region]
+    others = [
+        c
+        for c in _candidates(tuner, whole)
+        if c.part.region != whole.regions[0].region
+        and all(executor.fits(c.plan) for executor in tuner.session.executors)
+    ]
     ranked = sorted(others, key=lambda c: _merit(tuner.errors(c.plan, few)[0]))
     best, least, error = whole, _merit(tuner.errors(whole, tuner.calls)[0]), whole.expected_error
     name = "the whole denoiser"

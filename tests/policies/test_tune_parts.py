@@ -5,7 +5,7 @@ from __future__ import annotations
 import ditcache
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..runtime.helpers import compiled, counting, grid, noise, prompt
 from .models import STEPS, Dit, denoise
@@ -68,6 +68,40 @@ def test_the_whole_denoiser_stays_where_no_part_is_better():
     if plan.regions[0].region == "denoiser":
         assert plan.regions == whole.regions
     assert "plans for parts of the model at equal MACs" in plan.chosen
+
+
+class Routed(Dit):
+    """What each expert adds to the stream is no residual of its own block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(6))
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        h = super().forward(x, timestep, text)
+        chosen = h.argmax(-1, keepdim=True) % 6
+        routed = sum(torch.where(chosen == i, e(h), 0.0) for i, e in enumerate(self.experts))
+        return h + 0.1 * routed
+
+
+@pytest.mark.parametrize("sampler", ["euler", "ancestral"])
+def test_a_plan_that_does_not_fit_is_no_plan_without_error(sampler, caplog):
+    """It would compute in full: nothing is measured then, and nothing said."""
+    how = {"euler": denoise, "ancestral": churning}[sampler]
+    made, run, profile = calibrated(Routed(), samples=1, generate=how)
+    plan = ditcache.tune(
+        made, run, profile, speedup=2.0, samples=1, candidates=1, granularity="auto"
+    )
+    assert plan.expected_error > 0.0
+    ditcache.reset(made)
+    ditcache.apply(made, plan)
+    how(made, 9)
+    summary = ditcache.summary(made)
+    assert (summary.fallbacks, summary.forecast > 0) == ({}, True)
+    assert "does not fit" not in caplog.text
 
 
 def churning(model, seed):

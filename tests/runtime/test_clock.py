@@ -220,6 +220,8 @@ def test_latents_of_other_noise_are_unrelated():
         (torch.tensor([0.25]), 0.25),
         (torch.full((4,), 2.0, dtype=torch.bfloat16), 2.0),
         (torch.tensor([1.0, 2.0]), None),
+        (torch.tensor([[1.0], [2.0]]), None),
+        (torch.tensor([[0.0, 5.0]]), 5.0),
         (torch.tensor([[0.0, 5.0], [0.0, 5.0]]), 5.0),
         (torch.empty(0), None),
         ("soon", None),
