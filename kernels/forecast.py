@@ -87,9 +87,12 @@ def forecast(
     if isinstance(slot, Packed):
         made = forecast_reference(slot, weights, row=row, add=add)
     else:
-        flat = slot.view(len(slot), -1).to(torch.float32)
-        made = torch.mv(flat.t(), row_of(weights, row)).view(slot.shape[1:])
-        made = (made if add is None else made.add_(add)).to(slot.dtype)
+        flat = slot.view(slot.shape[0], -1)
+        exact = slot.dtype == torch.float32
+        made = torch.mv((flat if exact else flat.to(torch.float32)).t(), row_of(weights, row))
+        made = made.view(slot.shape[1:])
+        made = made if add is None else made.add_(add)
+        made = made if exact else made.to(slot.dtype)
     return made if out is None else out.copy_(made)
 
 

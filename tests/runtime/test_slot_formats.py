@@ -84,6 +84,19 @@ def test_a_budget_is_of_packed_bytes():
     assert bodies(made)[0] == plan.computed_steps
 
 
+def test_a_format_without_hardware_for_it_is_said_once(monkeypatch, caplog):
+    plan = planned(Denoiser())[1]
+
+    def missing(dtype, device):
+        raise ValueError("fp8_e4m3 needs a GPU of compute capability 8.9 or newer")
+
+    monkeypatch.setattr("ditcache.passes.cached_regions.needs_fp8", missing)
+    made = compiled(Denoiser(), plan=plan, slot_format="fp8_e4m3")
+    assert bodies(made)[0] == len(plan.timesteps)
+    assert ditcache.summary(made).fallbacks == {"the plan does not fit this graph": 12}
+    assert caplog.text.count("insert-cache: fp8_e4m3 needs a GPU") == 1
+
+
 def test_an_unknown_format_is_named():
     with pytest.raises(OptionError, match=r"'int4'; expected one of 'bf16', .*, or None"):
         parse({"slot_format": "int4"})
