@@ -20,6 +20,7 @@ class PassContext:
     insert; `profile` the measured drift; `record` asks for the live-outs of these region kinds
     as extra outputs; `slot_budget` bounds the cache storage in bytes (None: no bound);
     `slot_format` is how slots are stored (a name of `kernels.formats.FORMATS`, None as they are).
+    `on_device` asks for decisions that the host need not wait for.
     """
 
     roles: dict[str, str] = field(default_factory=dict[str, str])
@@ -28,6 +29,7 @@ class PassContext:
     record: tuple[str, ...] = ()
     slot_budget: int | None = None
     slot_format: str | None = None
+    on_device: bool = False
 
 
 @dataclass(frozen=True)

@@ -146,14 +146,15 @@ class Variant:
 
     Where a probe decides, a step is a `head`, whose output is `(probes, carried values)`, and one
     of several `tail`s, which take what they need of the carried values as inputs; `carried` names
-    them. The `whole` variants need no decision.
+    them. The `whole` variants need no decision. A `body` is what the computing tail writes, for a
+    device that decides by itself whether it runs (lower-cond).
     """
 
     modes: tuple[bool, ...]
     module: fx.GraphModule
     writes: tuple[str, ...]
     macs: int = 0
-    stage: str = "whole"  # or "head", "tail"
+    stage: str = "whole"  # or "head", "tail", "body"
     carried: tuple[str, ...] = ()
 
 

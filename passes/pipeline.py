@@ -16,6 +16,7 @@ from .form_regions import FormRegions
 from .hoist_invariant import HoistInvariant
 from .insert_cache import InsertCache
 from .ir import StepGraph
+from .lower_cond import LowerCond
 from .normalize import Normalize
 from .plan_steps import PlanSteps
 from .specialize import Specialize
@@ -34,6 +35,7 @@ REWRITE: tuple[Pass, ...] = (
     InsertCache(),  # regions are node names: nothing may rename or remove nodes before this
     HoistInvariant(),  # after insert-cache: invariants are then live-ins of the cond, outside it
     Specialize(),  # needs every cond in place
+    LowerCond(),  # splits a tail that specialize made
     Cleanup(),  # last: specialisation leaves equal and dead nodes
 )
 DEFAULT: tuple[Pass, ...] = ANALYSIS + REWRITE

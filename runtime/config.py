@@ -45,6 +45,8 @@ class Config:
     the model changes much faster than in calibration: "off", "warn", "densify" (compute more of
     this generation) or "recalibrate" (record the next generations and plan anew). `cuda_graphs`: on
     a CUDA device capture each variant and replay it; `graph_budget`: bytes for what captures hold.
+    `device_decisions`: policies that decide by data do so on the device where their rule is a limit
+    on one distance (`runtime/device_step.py`).
     """
 
     speedup: float | None = None
@@ -66,6 +68,7 @@ class Config:
     guard: str = "warn"
     cuda_graphs: bool = False
     graph_budget: int | None = None
+    device_decisions: bool = False
 
     @property
     def budget(self) -> dict[str, float | int]:
@@ -132,7 +135,7 @@ def parse(options: Mapping[str, Any] | None) -> Config:
     if (kind := given.get("slot_format")) is not None and kind not in FORMATS:
         listed = ", ".join(map(repr, FORMATS))
         raise OptionError(f"option 'slot_format' is {kind!r}; expected one of {listed}, or None")
-    for key in ("shortcut", "cuda_graphs"):
+    for key in ("shortcut", "cuda_graphs", "device_decisions"):
         if not isinstance(given.get(key, True), bool):
             raise OptionError(f"option {key!r} is {given[key]!r}; expected True or False")
     if policy not in (*POLICIES, *ZOO, *EXACT_POLICIES):

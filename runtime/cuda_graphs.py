@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..kernels.formats import Packed
 from ..passes.ir import tensor_bytes
 from ..passes.signature import plain_tensors
 from .seen import version_of
@@ -343,6 +344,11 @@ class Captured:
         device: torch.device | None = None
         for i in self._others:
             value = args[i]
+            if isinstance(value, Packed):
+                parts.append(
+                    tuple(t.data_ptr() for t in (value.data, value.scales) if t is not None)
+                )
+                value = value.data
             if not isinstance(value, Tensor):
                 parts.append((type(value), value))
                 continue

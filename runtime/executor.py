@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels.probe import verdict_on
 from ..passes.ir import StepGraph
 from ..passes.plan_format import Plan
+from ..passes.policies import device_limit
 from . import dispatcher
 from .config import Config
 from .dispatcher import Decision, GenerationState
 from .judge import judge_of
+from .late_reads import waits
 from .program import Program
 from .programs import Programs
 from .roles import denoised_indices
@@ -209,6 +212,8 @@ class StepExecutor:
         assert plan is not None
         program = self.program(plan)
         carried: dict[str, Any] | None = None
+        if program.decides and decision.rows and program.has_references(slots):
+            return self._decided(args, moment, state, slots, decision)
         if plan.rule is not None:
             judge = judge_of(state, moment.branch, plan)
             decision, carried = judge.decide(decision, program, args, slots, moment.step)
@@ -247,6 +252,48 @@ class StepExecutor:
                 self._keep(moment, state, slots, decision, values)
         return outputs
 
+    def _decided(
+        self,
+        args: Sequence[Any],
+        moment: Moment,
+        state: GenerationState,
+        slots: SlotSet,
+        decision: Decision,
+    ) -> Any:
+        """A step whose plan leaves the decision to the device: what it was is counted later."""
+        plan, stats = decision.plan, self.session.stats
+        assert plan is not None
+        assert plan.rule is not None
+        program, limit = self.program(plan), device_limit(plan.rule)
+        assert limit is not None
+        if slots.verdict is None:
+            slots.verdict = verdict_on(next(iter(slots.rings.values())).buffer.device)
+        flag = slots.verdict.flag
+        rows = self._rows.of_step(plan, decision.step, decision.rows, slots)
+        outputs, values = program.decided(limit, args, slots, rows, slots.verdict)
+        state.recording = None
+
+        def count(computed: Tensor) -> None:
+            if computed.item():
+                stats.computed += 1
+                stats.macs += program.body_macs
+            else:
+                stats.forecast += 1
+
+        if waits(flag):
+            self.session.late.read(flag, count)
+        else:
+            count(flag)
+        if not self._sound(outputs, state):
+            state.full = NOT_FINITE
+            stats.fall_back(NOT_FINITE, NOT_FINITE_THEN)
+            return self._full(args, moment, state)
+        for slot, value in values.items():
+            owner = program.region_of.get(slot)
+            history, kind = program.histories[slot], program.formats[slot]
+            slots.push(slot, moment.step, value, history, owner, kind=kind)
+        return outputs
+
     def _suited(
         self, moment: Moment, state: GenerationState, decision: Decision, outputs: Any
     ) -> Decision:
@@ -281,6 +328,8 @@ class StepExecutor:
         planned = {s.region for s in plan.regions if decision.step in s.computed}
         if plan.rule is not None:  # whatever was computed counts
             planned = set(program.region_of.values())
+            if slots.verdict is not None:
+                slots.verdict.clear()  # distances add up from the last computed step
             judge = state.judges.get(moment.branch)
             if judge is not None and not decision.rows:
                 moved = {n: v for n, v in values.items() if n in program.measured}

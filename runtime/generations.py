@@ -29,6 +29,7 @@ class Generations:
         self.lock = threading.RLock()
         self._session = session
         self._states: OrderedDict[Hashable, GenerationState] = OrderedDict()
+        self._spare: dict[str, SlotSet] = {}  # of a generation that has ended
         session.clock.lost = self.lost
 
     @property
@@ -74,8 +75,10 @@ class Generations:
                 before.recording.broken = CLASH
             self._session.finish(before)
             kept = before.slots
-            for slots in kept.values():
-                slots.clear()
+        elif self._spare:
+            kept, self._spare = self._spare, {}
+        for slots in kept.values():
+            slots.clear()
         state = GenerationState(moment.serial, slots=kept)
         state.short = before is not None and len(before.seen) == 1
         if moment.cause in (CLASH, OTHER_LATENTS):
@@ -104,6 +107,8 @@ class Generations:
             self._session.clock.forget(track)
             if state is not None:
                 self._session.finish(state)
+                if self._session.captured is not None:  # captures read slots where they lie
+                    self._spare = state.slots
 
     def end_all(self) -> None:
         """Close every open generation."""

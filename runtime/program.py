@@ -4,40 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx
 
 from ..kernels.formats import FORMATS
-from ..passes.ir import InputKind, Prologue, StepGraph, Variant, kind_of, placeholders
+from ..kernels.probe import Verdict
+from ..passes.ir import InputKind, Prologue, StepGraph, kind_of, placeholders
+from ..passes.policies import Limit
 from .cuda_graphs import Captured, Graphs, InputUse
+from .device_step import DeviceStep
 from .dynamo import compile_lock
+from .executable import Executable, Ref
 from .lower import lower
 from .memo import PrologueMemo, storages
 from .slots import SlotSet
 from .stats import Stats
 
 Rows = Mapping[str, Tensor]  # region -> f32[K], the forecast weights in the ring's physical order
-
-
-@dataclass(frozen=True)
-class Ref:
-    """Where an input comes from: `arg` i, or by name from `slot`, `row`, `hoisted`, `carried`."""
-
-    source: str
-    index: int = 0
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Executable:
-    """A lowered variant with its inputs resolved."""
-
-    variant: Variant
-    run: Callable[..., Any]
-    inputs: tuple[Ref, ...]
-    prologues: tuple[str, ...]  # those whose values it reads, in order
 
 
 class Program:
@@ -55,6 +39,7 @@ class Program:
     ) -> None:
         self.graph = graph
         self._graphs = graphs
+        self._device: DeviceStep | None = None
         self.scheduled = graph.scheduled
         self.histories = {s.name: s.history for s in graph.slots}
         self.formats = {s.name: FORMATS.get(s.format) for s in graph.slots}
@@ -121,10 +106,10 @@ class Program:
             wanted |= needed
         order = tuple(p.name for p in self.graph.prologues if p.name in wanted)
         run = self._timed(variant.module, self._inner)
+        uses = tuple(_use(n) for n in placeholders(variant.module.graph))
         if self._graphs is not None and variant.macs:  # a forecast alone is one kernel already
-            uses = [_use(n) for n in placeholders(variant.module.graph)]
             run = Captured(run, uses, f"variant {_text(stage, modes)}", self._graphs)
-        return Executable(variant, run, refs, order)
+        return Executable(variant, run, refs, uses, order)
 
     def run(
         self,
@@ -152,6 +137,38 @@ class Program:
         (probes, values), _ = self._call(ready, args, slots, {}, {})
         return probes, dict(zip(ready.variant.carried, values, strict=True))
 
+    @property
+    def decides(self) -> bool:
+        """Whether there is a body, so that a device can decide whether it runs."""
+        return ("body", self.full) in self._variants
+
+    def decided(
+        self, limit: Limit, args: Sequence[Any], slots: SlotSet, rows: Rows, verdict: Verdict
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Run a step that decides by itself whether to compute; `verdict` tells it afterwards.
+
+        Gives the step's outputs and the values to write besides what it refreshed by itself. The
+        MACs of the body are for the caller to count (`body_macs`).
+        """
+        if self._device is None:
+            parts = (("head", ()), ("body", self.full), ("tail", (True,) * len(self.full)))
+            head, body, tail = (self.executable(modes, stage) for stage, modes in parts)
+            self._device = DeviceStep(head, body, tail, limit, self._graphs)
+        step = self._device
+        parts = (step.head, step.body, step.tail)
+        order = dict.fromkeys(p.name for p in self.graph.prologues)
+        wanted = [name for name in order if any(name in part.prologues for part in parts)]
+        hoisted = self._hoisted(wanted, args, rows)
+        values = self._gather(step.inputs, args, slots, rows, hoisted)
+        outputs, writes = step(values, verdict)
+        self._stats.macs += step.head.variant.macs + step.tail.variant.macs
+        return _own(outputs, storages(hoisted.values())), writes
+
+    @property
+    def body_macs(self) -> int:
+        """MACs of what a device decides about."""
+        return self._variants["body", self.full].macs
+
     def _call(
         self,
         ready: Executable,
@@ -161,9 +178,18 @@ class Program:
         carried: Mapping[str, Any],
     ) -> tuple[Any, dict[str, Tensor]]:
         """Run a variant after the prologues that it reads; gives its result and their values."""
+        hoisted = self._hoisted(ready.prologues, args, rows)
+        named = {**hoisted, **carried} if carried else hoisted
+        result = ready.run(*self._gather(ready.inputs, args, slots, rows, named))
+        self._stats.macs += ready.variant.macs
+        return result, hoisted
+
+    def _hoisted(
+        self, prologues: Sequence[str], args: Sequence[Any], rows: Rows
+    ) -> dict[str, Tensor]:
+        """The values of prologues, in their order."""
         hoisted: dict[str, Tensor] = {}
-        macs = ready.variant.macs
-        for name in ready.prologues:
+        for name in prologues:
             prologue, memo, refs = self._memos[name]
             values, hit = memo.get(self._gather(refs, args, None, rows, hoisted))
             hoisted.update(zip(prologue.outputs, values, strict=True))
@@ -171,11 +197,8 @@ class Program:
                 self._stats.hoist_hits[name] += 1
             else:
                 self._stats.hoist_runs[name] += 1
-                macs += prologue.macs
-        named = {**hoisted, **carried} if carried else hoisted
-        result = ready.run(*self._gather(ready.inputs, args, slots, rows, named))
-        self._stats.macs += macs
-        return result, hoisted
+                self._stats.macs += prologue.macs
+        return hoisted
 
     def forecast(self, slots: SlotSet, rows: Rows, sound: Callable[[Any], bool]) -> Any | None:
         """Outputs of the variant that forecasts all regions; None if that reads any model input.

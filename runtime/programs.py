@@ -76,6 +76,7 @@ class Programs:
             record=record if plan is None else (),
             slot_budget=config.slot_budget,
             slot_format=config.slot_format,
+            on_device=config.device_decisions,
         )
         done, _ = pipeline.run(self._graph, pipeline.REWRITE, ctx, check="fast")
         budget = 0 if config.policy == "none" else config.hoist_budget

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.formats import Format, Packed
+from ..kernels.probe import Verdict
 from ..kernels.write import write
 
 
@@ -83,6 +84,7 @@ class SlotSet:
     def __init__(self) -> None:
         self.rings: dict[str, Ring] = {}
         self._leads: dict[str, str] = {}
+        self.verdict: Verdict | None = None  # of decisions that a device makes
 
     def of(self, schedule: str) -> Ring | None:
         """A ring of that schedule; those that share one are written at the same steps."""
@@ -119,6 +121,8 @@ class SlotSet:
         """Forget all values, keep the storage."""
         for ring in self.rings.values():
             ring.clear()
+        if self.verdict is not None:
+            self.verdict.clear()
 
     @property
     def nbytes(self) -> int:

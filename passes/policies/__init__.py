@@ -19,6 +19,7 @@ from .base import (
     DENOISER,
     Decider,
     DynamicPolicy,
+    Limit,
     Policy,
     Reading,
     Subject,
@@ -47,10 +48,12 @@ __all__ = [
     "ZOO",
     "Decider",
     "DynamicPolicy",
+    "Limit",
     "Policy",
     "Reading",
     "Subject",
     "decider",
+    "device_limit",
     "every",
     "make",
     "names",
@@ -116,6 +119,14 @@ def decider(rule: DecisionRule, steps: int) -> Decider:
     if not isinstance(policy, DynamicPolicy):
         raise PlanError(f"policy {rule.policy!r} decides nothing at run time")
     return policy.begin(steps)
+
+
+def device_limit(rule: DecisionRule) -> Limit | None:
+    """The rule of a plan as a limit that a device can follow; None where it is more than that."""
+    policy = make(rule.policy, dict(rule.options))
+    if not isinstance(policy, DynamicPolicy) or [p.measured for p in rule.probes] != [False]:
+        return None
+    return policy.limit()
 
 
 def _value(text: str) -> Any:

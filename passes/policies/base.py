@@ -47,6 +47,16 @@ class Reading(NamedTuple):
         return self.distance / self.size if self.size else float("inf")
 
 
+class Limit(NamedTuple):
+    """A rule that a device can follow: compute unless the relative distance is below `limit`.
+
+    With `accumulate` it is the sum of the distances since the last computed step that counts.
+    """
+
+    limit: float
+    accumulate: bool
+
+
 class Decider(Protocol):
     """A dynamic policy at work in one generation and one guidance branch."""
 
@@ -186,6 +196,10 @@ class DynamicPolicy(Policy):
     def taylor(self) -> int:
         """Order of TaylorSeer's forecast over the steps that did compute; 0 is reuse."""
         return 0
+
+    def limit(self) -> Limit | None:
+        """The rule as a limit on the one probe's distance; None where it is more than that."""
+        return None
 
     def begin(self, steps: int) -> Decider:
         """A decider for one generation of `steps` steps and one branch."""

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from ..forecasters import Taylor
 from ..plan_format import PlanError, ProbePoint, RegionSchedule
-from .base import DynamicPolicy, Reading, Subject, option
+from .base import DynamicPolicy, Limit, Reading, Subject, option
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,12 @@ class DBCache(DynamicPolicy):
         middle = f"blocks[{self.front}:{on.outline.blocks - self.back}]"
         warmup = range(min(self.warmup, on.steps))
         return [on.schedule(middle, warmup, Taylor(self.order), what="delta", name="by data")]
+
+    def limit(self) -> Limit | None:
+        """The threshold, where no steps are counted; what equals it is near enough."""
+        if self.max_cached >= 0 or self.max_continuous >= 0 or self.order:
+            return None
+        return Limit(float(np.nextafter(np.float32(self.threshold), np.float32(np.inf))), False)
 
     def begin(self, steps: int) -> Counter:
         """No step has been skipped yet."""

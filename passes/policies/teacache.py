@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 from ..plan_format import PlanError, ProbePoint, RegionSchedule
-from .base import CHAIN, DynamicPolicy, Reading, Subject, option
+from .base import CHAIN, DynamicPolicy, Limit, Reading, Subject, option
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class TeaCache(DynamicPolicy):
         """The whole chain of blocks, as residual."""
         on.needs("blocks")
         return [on.schedule(CHAIN, (on.steps - 1,), what="delta", name="by data")]
+
+    def limit(self) -> Limit | None:
+        """The threshold of the sum, where distances count as they are."""
+        return Limit(self.threshold, True) if self.coefficients == (1.0, 0.0) else None
 
     def begin(self, steps: int) -> Accumulator:
         """Nothing has moved yet."""

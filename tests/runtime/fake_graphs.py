@@ -55,8 +55,9 @@ class FakeGraph:
 class FakeApi:
     """Counts what is asked of it; `fail` is raised by the next captures, one after the other."""
 
-    def __init__(self, size: int = 1000) -> None:
+    def __init__(self, size: int = 1000, live: Callable[[], list[Tensor]] = lambda: []) -> None:
         self.size = size
+        self.live = live  # what the captured work writes in place: a capture runs nothing
         self.held_bytes = 0
         self.fail: list[Exception] = []
         self.pools: list[list[FakeGraph]] = []
@@ -68,7 +69,10 @@ class FakeApi:
     def capture(self, pool: Any, run: Callable[[], Any]) -> tuple[FakeGraph, Any]:
         if self.fail:
             raise self.fail.pop(0)
+        before = [(t, t.clone()) for t in self.live()]
         graph = FakeGraph(self, pool, run)
+        for t, value in before:
+            t.copy_(value)
         self.held_bytes += self.size
         return graph, graph.result
 
