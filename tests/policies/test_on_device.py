@@ -109,8 +109,8 @@ def unread(reads):
     return branch
 
 
-def state_of(generation):
-    for slots in generation.slots.values():
+def state_of(session):
+    for slots in (slots for g in session.generations.open() for slots in g.slots.values()):
         yield from (ring.buffer for ring in slots.rings.values())
         if slots.verdict is not None:
             yield from (slots.verdict.flag, slots.verdict.running)
