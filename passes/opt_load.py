@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +113,25 @@ def _factory(
             )
 
 
+@contextmanager
+def _quiet(name: str) -> Generator[None]:
+    """Without the messages of a logger while inside."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def _exported(path: str, given: Mapping[str, int]) -> StepGraph:
     _no_sizes(path, given)
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file; expected what torch.export.save wrote")
     try:
         # Without decompositions: functional ATen ops in which linear and attention stay whole.
-        program = torch.export.load(path).run_decompositions({})
+        with _quiet("torch.export"):  # it logs the traceback of what it raises
+            program = torch.export.load(path).run_decompositions({})
     except Exception as broken:  # the loader raises many kinds
         raise InputError(
             f"{path}: not an exported program ({reason(broken)}); expected what torch.export.save "

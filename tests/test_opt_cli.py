@@ -385,6 +385,15 @@ def test_refuses_with_one_line(cli, tmp_path, arguments, message):
     assert err.count("\n") == 1
 
 
+def test_torchs_own_log_adds_no_line(tmp_path):
+    (tmp_path / "junk.pt2").write_text("no export")
+    command = [sys.executable, "-m", "ditcache.passes.opt", "junk.pt2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ditcache-opt: junk.pt2: not an exported program")
+    assert done.stderr.count("\n") == 1
+
+
 def test_refuses_a_plan_for_another_model(cli, tmp_path):
     _plan(tmp_path / "plan.json", cli)
     code, out, err = cli("toy_factory:other", "--plan", "plan.json")
