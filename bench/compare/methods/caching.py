@@ -11,7 +11,7 @@ from ditcache import Plan
 from ..subjects import Subject
 from .base import Method, MethodError, Setup, Stage
 
-GENERATIONS = 4
+GENERATIONS = 8
 
 
 class Caching(Method):
