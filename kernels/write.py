@@ -19,7 +19,9 @@ from .launch import launching_on, needs_device, needs_fp8, needs_index, needs_va
 TILE = 1024
 """Numbers in one tile where nothing is sketched; a sketch's tile is as wide as the sketch."""
 TILES = 8
-"""Tiles that one program writes and sketches, one after another."""
+"""Fewest tiles that one program writes and sketches, one after another."""
+PARTS = 1024
+"""Most programs that sketch one row: what they add up apart has to be read once more."""
 
 
 def write_reference(
@@ -183,7 +185,9 @@ def _launch(
         data = data[position]
         scales = None if scales is None else scales[position]
     size = value.numel() // rows
-    tiles = TILES if signs is not None else 1
+    tiles = 1 if signs is None else TILES
+    while signs is not None and tile * tiles * PARTS < size:
+        tiles *= 2
     chunks = -(-size // (tile * tiles))
     parts = None
     if signs is not None:

@@ -141,6 +141,11 @@ def sketches():
             if ring is not None:
                 equal_rings(ring, expected)
             print("ok", kind, rows, size, width)
+    write.PARTS, value = 2, torch.randn(2, 30_000)
+    signs = (torch.randint(0, 2, (30_000,)) * 2 - 1).to(torch.int8)
+    got = write._write_triton(value, None, 0, signs=signs, rows=2, width=512)
+    close(got, write.sketch_reference(value, signs, 2, 512), torch.float32)
+    print("ok", "more tiles than usual")
 
 
 def probes():
