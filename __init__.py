@@ -3,13 +3,18 @@
 Use it as `torch.compile(model, backend="ditcache", options={"speedup": 3.0})`.
 """
 
-from .passes.plan_format import Plan, PlanError, RegionSchedule
-from .passes.profile import Profile, ProfileError
-from .runtime.api import apply, calibrate, remove, reset, summary, tune
-from .runtime.config import OptionError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .runtime.pipelines import install as _install
 from .runtime.scope import branch, generation
-from .runtime.stats import Summary
+
+if TYPE_CHECKING:
+    from .passes.plan_format import Plan, PlanError, RegionSchedule
+    from .passes.profile import Profile, ProfileError
+    from .runtime.api import apply, calibrate, remove, reset, summary, tune
+    from .runtime.config import OptionError
+    from .runtime.stats import Summary
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,5 +34,27 @@ __all__ = [
     "summary",
     "tune",
 ]
+
+# Loaded when first asked for: they bring torch's compiler with them.
+_HOMES = {
+    "passes.plan_format": ("Plan", "PlanError", "RegionSchedule"),
+    "passes.profile": ("Profile", "ProfileError"),
+    "runtime.api": ("apply", "calibrate", "remove", "reset", "summary", "tune"),
+    "runtime.config": ("OptionError",),
+    "runtime.stats": ("Summary",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f".{home}", __name__), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 _install()
