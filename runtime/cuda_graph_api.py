@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .config import Config
 from .cuda_graphs import Graphs
 from .stats import Stats
+
+_capturing = threading.Lock()  # one capture at a time in a process
 
 
 class _LastOp(TorchDispatchMode):
@@ -44,12 +47,18 @@ class CudaGraphApi:
         capturing = torch.cuda.graph(
             graph, pool=pool, stream=side, capture_error_mode="thread_local"
         )
+        before = torch.cuda.current_stream()
         try:
-            with capturing, last:
+            with _capturing, capturing, last:
                 outputs = run()
         except Exception as failed:
+            # Ending a capture that went wrong fails too, and hides what went wrong.
+            if failed.__context__ is not None:
+                failed.add_note(f"Before that: {failed.__context__}".splitlines()[0])
             failed.add_note(f"The last op was {last.name or 'a compiled kernel'}.")
             raise
+        finally:
+            torch.cuda.set_stream(before)  # a capture that fails to end leaves the side stream
         return graph, outputs
 
     def pool(self) -> object:

@@ -365,7 +365,8 @@ class Captured:
             return self._give_up("no input on a device", "")
         if len(self._warm) > 2 * MOST_GRAPHS:
             self._warm.clear()
-        return device, (device, *parts)
+        # A buffer that was made in inference mode cannot be written outside of it.
+        return device, (device, torch.is_inference_mode_enabled(), *parts)
 
 
 DEVICES = frozenset({"cuda"})

@@ -12,6 +12,7 @@ from ..kernels.probe import Verdict, verdict_reference
 from ..passes.policies import Limit
 from .cuda_graphs import Captured, Graphs, InputUse
 from .executable import Executable, Ref
+from .late_reads import to_device
 
 NO_NODES = (
     "conditional nodes in CUDA graphs need torch 2.12 or later, this is {}: each decision is made "
@@ -57,7 +58,7 @@ class DeviceStep:
         """
         device = verdict.flag.device
         if device not in self._limits:
-            self._limits[device] = torch.tensor([self._limit], device=device)
+            self._limits[device] = to_device(torch.tensor([self._limit], device="cpu"), device)
         outputs, writes = self._call(*values, self._limits[device], verdict.flag, verdict.running)
         return outputs, dict(zip(self.tail.variant.writes, writes, strict=True))
 

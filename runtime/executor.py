@@ -7,7 +7,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..kernels.probe import verdict_on
@@ -18,6 +17,7 @@ from . import dispatcher
 from .config import Config
 from .dispatcher import Decision, GenerationState
 from .judge import judge_of
+from .keep import keep, push
 from .late_reads import waits
 from .program import Program
 from .programs import Programs
@@ -249,7 +249,8 @@ class StepExecutor:
             if state.sample is None:
                 decision = self._suited(moment, state, decision, outputs)
             if decision.plan is not None:
-                self._keep(moment, state, slots, decision, values)
+                program = self.program(decision.plan)
+                keep(self.session, program, moment, state, slots, decision, values)
         return outputs
 
     def _decided(
@@ -288,10 +289,7 @@ class StepExecutor:
             state.full = NOT_FINITE
             stats.fall_back(NOT_FINITE, NOT_FINITE_THEN)
             return self._full(args, moment, state)
-        for slot, value in values.items():
-            owner = program.region_of.get(slot)
-            history, kind = program.histories[slot], program.formats[slot]
-            slots.push(slot, moment.step, value, history, owner, kind=kind)
+        push(self.session, program, moment.step, state, slots, values)
         return outputs
 
     def _suited(
@@ -308,44 +306,6 @@ class StepExecutor:
         elif self._refuses(decision.plan):
             return replace(decision, plan=None)
         return decision
-
-    def _keep(
-        self,
-        moment: Moment,
-        state: GenerationState,
-        slots: SlotSet,
-        decision: Decision,
-        values: dict[str, Tensor],
-    ) -> None:
-        """Write the computed values of planned steps into their slots.
-
-        A step that computes against the plan leaves the slots as they are: the rows that follow
-        were solved for the planned history.
-        """
-        plan = decision.plan
-        assert plan is not None
-        program = self.program(plan)
-        planned = {s.region for s in plan.regions if decision.step in s.computed}
-        if plan.rule is not None:  # whatever was computed counts
-            planned = set(program.region_of.values())
-            if slots.verdict is not None:
-                slots.verdict.clear()  # distances add up from the last computed step
-            judge = state.judges.get(moment.branch)
-            if judge is not None and not decision.rows:
-                moved = {n: v for n, v in values.items() if n in program.measured}
-                judge.computed(decision.step, moved, slots)
-        for slot, value in values.items():
-            owner = program.region_of.get(slot)
-            if owner not in planned:
-                continue
-            try:
-                history, kind = program.histories[slot], program.formats[slot]
-                slots.push(slot, moment.step, value, history, owner, kind=kind)
-            except torch.OutOfMemoryError:
-                slots.rings.clear()
-                state.full = "no memory for slots"
-                self.session.stats.fall_back(state.full)
-                return
 
     def _of_parts(self, plan: Plan, outputs: Any) -> dict[str, Tensor]:
         """What a plan for parts of the denoiser gave, at every step something new, for replays."""

@@ -42,7 +42,7 @@ class CudaTransfer:
 
     def __init__(self, value: Tensor) -> None:
         with torch.cuda.device(value.device):
-            self.values = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+            self.values = torch.empty(value.shape, dtype=value.dtype, device="cpu", pin_memory=True)
             self.values.copy_(value, non_blocking=True)
             self._copied = torch.cuda.Event()
             self._copied.record()
@@ -63,7 +63,7 @@ def waits(value: object) -> bool:
 
 def to_device(value: Tensor, device: torch.device) -> Tensor:
     """A small tensor made on the host, on `device`, without waiting for that."""
-    if device.type != "cuda":
+    if device.type != "cuda" or value.device.type != "cpu":
         return value.to(device)
     return value.pin_memory().to(device, non_blocking=True)
 

@@ -50,6 +50,6 @@ class RowTensors:
         # Under a rule the row depends on which steps happened to compute.
         made = known[1].get(key) if plan.rule is None else None
         if made is None or made.device != ring.buffer.device:
-            weights = torch.tensor(ring.physical(row), dtype=torch.float32)
+            weights = torch.tensor(ring.physical(row), dtype=torch.float32, device="cpu")
             made = known[1][key] = to_device(weights, ring.buffer.device)
         return made

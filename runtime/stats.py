@@ -33,6 +33,7 @@ class Stats:
     alarms: int = 0
     densified: int = 0
     worst_strain: float = 0.0
+    most_slot_bytes: int = 0
     captures: int = 0
     recaptures: int = 0  # of those, because weights had moved
     replays: int = 0
@@ -75,8 +76,11 @@ class Summary:
     forecast ones that went past Dynamo's guards; `macs` what ran, `macs_uncached` what the same
     calls would have cost; `reduction` is their ratio. `slot_bytes` and `hoisted_bytes` are held
     now. `fallbacks` maps each reason to its number of calls. `guard` says in words how
-    many computed steps were checked and how many generations were alarming. `captures`, `replays`
-    and `graph_bytes` are of CUDA graphs; `uncaptured` counts variants that run without, by reason.
+    many computed steps were checked and how many generations were alarming. `most_slot_bytes`
+    is the most that slots held at a time, `extra_bytes` what ditcache holds besides the model now,
+    `device_peak_bytes` the most that the process had allocated on the current CUDA device since
+    torch began to count (0 without one), the model included. `captures`, `replays` and
+    `graph_bytes` are of CUDA graphs; `uncaptured` counts variants that run without, by reason.
     `slot_format` is the option: how slots are stored.
     """
 
@@ -104,12 +108,19 @@ class Summary:
     replays: int = 0
     graph_bytes: int = 0
     uncaptured: dict[str, int] = field(default_factory=dict[str, int])
+    most_slot_bytes: int = 0
+    device_peak_bytes: int = 0
     slot_format: str | None = None
 
     @property
     def reduction(self) -> float:
         """MACs of the uncached calls over the MACs that ran."""
         return self.macs_uncached / self.macs if self.macs else 1.0
+
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes of slots, hoisted values and captured graphs."""
+        return self.slot_bytes + self.hoisted_bytes + self.graph_bytes
 
     def __str__(self) -> str:
         table = Table(title="ditcache", show_header=False, title_justify="left")
@@ -127,15 +138,15 @@ class Summary:
 
     def rows(self) -> list[tuple[str, str]]:
         """Label and text of each line."""
-        kind = self.slot_format
         rows = [
             ("policy", self.policy),
             ("plan", self.plan),
             ("generations", f"{self.generations} ({self.recorded} recorded)"),
             ("calls", f"{self.calls}: {self.computed} computed, {self.forecast} forecast"),
             ("MACs", f"{self.macs:.4g} of {self.macs_uncached:.4g} ({self.reduction:.2f}x fewer)"),
-            ("slots", _bytes(self.slot_bytes) + (f" as {kind}" if kind else "")),
+            ("slots", self._slot_text()),
             ("hoisted", _bytes(self.hoisted_bytes) + self._hoist_text()),
+            ("memory", self._memory_text()),
             ("compile / plan", f"{self.lower_seconds:.1f} s / {self.plan_seconds * 1e3:.0f} ms"),
             ("guard", self.guard),
             ("graphs", str(self.graphs)),
@@ -147,6 +158,14 @@ class Summary:
         rows += [("fallback", f"{reason}: {n} calls") for reason, n in self.fallbacks.items()]
         rows += [("not cached", reason) for reason in self.uncached]
         return rows
+
+    def _slot_text(self) -> str:
+        kind = f" as {self.slot_format}" if self.slot_format else ""
+        return f"{_bytes(self.slot_bytes)}{kind}, at most {_bytes(self.most_slot_bytes)}"
+
+    def _memory_text(self) -> str:
+        peak = f", device peak {_bytes(self.device_peak_bytes)}" if self.device_peak_bytes else ""
+        return f"{_bytes(self.extra_bytes)} besides the model{peak}"
 
     def _hoist_text(self) -> str:
         names = sorted(set(self.hoist_hits) | set(self.hoist_runs))

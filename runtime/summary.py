@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from .session import Session
 from .stats import Summary
 
@@ -46,4 +48,6 @@ def summary_of(session: Session) -> Summary:
         graph_bytes=0 if session.captured is None else session.captured.nbytes,
         uncaptured=dict(stats.uncaptured),
         slot_format=session.config.slot_format,
+        most_slot_bytes=stats.most_slot_bytes,
+        device_peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0,
     )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from ditcache.runtime import cuda_graphs, session
 from ditcache.runtime.cuda_graphs import Captured, Graphs, Input, InputUse
+from ditcache.runtime.slots import SlotSet
 from ditcache.runtime.stats import Stats
 from torch import Tensor
 
@@ -280,6 +281,27 @@ def test_a_capture_that_fails_changes_no_image(captured_model):
     assert ditcache.summary(made).captures == 0
     assert ditcache.summary(made).uncaptured["a capture failed"] >= 1
     assert "not captured" in str(ditcache.summary(made))
+
+
+def test_captures_go_before_slots_do(captured_model, monkeypatch):
+    made, api = captured_model
+    wanted = [generation(made, 1), generation(made, 2)]
+    held = ditcache.summary(made)
+    assert held.graph_bytes > 0
+    assert held.extra_bytes == held.slot_bytes + held.hoisted_bytes + held.graph_bytes
+    assert 0 < held.slot_bytes <= held.most_slot_bytes
+    push, failed = SlotSet.push, []
+
+    def once(self, *args, **kwargs):
+        if not failed:
+            failed.append(api.releases)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        push(self, *args, **kwargs)
+
+    monkeypatch.setattr(SlotSet, "push", once)
+    assert torch.equal(generation(made, 1), wanted[0])
+    assert api.releases > failed[0], "captures were freed"
+    assert not ditcache.summary(made).fallbacks
 
 
 def on_gpu(model):

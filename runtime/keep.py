@@ -1,0 +1,83 @@
+"""What a step computed, written into the slots; where there is no memory for that, done without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .dispatcher import Decision, GenerationState
+from .program import Program
+from .session import Session
+from .slots import SlotSet
+from .track import Moment
+
+NO_MEMORY = "no memory for slots"
+NO_MEMORY_THEN = (
+    "The rest of the generation computes in full. slot_format='fp8_e4m3' halves the slots of a "
+    "bf16 model; a plan for the whole denoiser has the smallest ones."
+)
+
+
+def keep(  # noqa: PLR0917
+    session: Session,
+    program: Program,
+    moment: Moment,
+    state: GenerationState,
+    slots: SlotSet,
+    decision: Decision,
+    values: Mapping[str, Tensor],
+) -> None:
+    """Write the computed values of planned steps into their slots.
+
+    A step that computes against the plan leaves the slots as they are: the rows that follow were
+    solved for the planned history.
+    """
+    plan = decision.plan
+    assert plan is not None
+    planned = {s.region for s in plan.regions if decision.step in s.computed}
+    if plan.rule is not None:  # whatever was computed counts
+        planned = set(program.region_of.values())
+        if slots.verdict is not None:
+            slots.verdict.clear()  # distances add up from the last computed step
+        judge = state.judges.get(moment.branch)
+        if judge is not None and not decision.rows:
+            moved = {n: v for n, v in values.items() if n in program.measured}
+            judge.computed(decision.step, moved, slots)
+    wanted = {n: v for n, v in values.items() if program.region_of.get(n) in planned}
+    push(session, program, moment.step, state, slots, wanted)
+
+
+def push(  # noqa: PLR0917
+    session: Session,
+    program: Program,
+    step: int,
+    state: GenerationState,
+    slots: SlotSet,
+    values: Mapping[str, Tensor],
+) -> None:
+    """Write values into slots, made on first use.
+
+    Out of memory, captured graphs are given up first; then the slots themselves, and the rest of
+    the generation computes in full.
+    """
+    for name, value in values.items():
+        history, kind = program.histories[name], program.formats[name]
+        owner = program.region_of.get(name)
+        try:
+            try:
+                slots.push(name, step, value, history, owner, kind=kind)
+            except torch.OutOfMemoryError:
+                if session.captured is None or not session.captured.nbytes:
+                    raise
+                session.captured.clear()
+                slots.push(name, step, value, history, owner, kind=kind)
+        except torch.OutOfMemoryError:
+            slots.rings.clear()
+            state.full = NO_MEMORY
+            session.stats.fall_back(NO_MEMORY, NO_MEMORY_THEN)
+            return
+    session.stats.most_slot_bytes = max(
+        session.stats.most_slot_bytes, session.generations.slot_bytes
+    )
