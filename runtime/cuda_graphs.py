@@ -1,19 +1,17 @@
 """CUDA graphs: a variant captured once and replayed after that, under an owner of all captures.
 
 The dispatcher decides which variant runs; a `Captured` obeys. What it needs of CUDA is a small
-protocol (`cuda_graph_api.py` has the real one), so that the logic can be tested without a device.
+protocol (in `capture.py`; `cuda_graph_api.py` has the real one), so that the logic can be tested
+without a device.
 """
 
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +19,7 @@ from torch import Tensor
 from ..kernels.formats import Packed
 from ..passes.ir import tensor_bytes
 from ..passes.signature import plain_tensors
-from .seen import version_of
+from .capture import Capture, GraphApi, Input, InputUse, own
 from .stats import Stats
 
 Run = Callable[..., Any]
@@ -31,102 +29,6 @@ LEAST_REPLAYS = 2
 """Replays for each capture, on average, below which capturing does not pay."""
 TRIED = 8
 """Captures of one variant after which its replays are counted."""
-
-
-class InputUse(StrEnum):
-    """How a graph gets one of its inputs."""
-
-    WEIGHT = "weight"  # by its address; a weight that moved makes a new capture
-    SLOT = "slot"  # by its address; there is a capture for each
-    KEPT = "kept"  # copied in, unless it is the tensor of the call before, unchanged
-    VALUE = "value"  # copied in
-
-
-class Graph(Protocol):
-    """A captured CUDA graph."""
-
-    def replay(self) -> None:
-        """Queue the captured work on the current stream."""
-        ...
-
-    def reset(self) -> None:
-        """Free it."""
-        ...
-
-
-class GraphApi(Protocol):
-    """What is needed of CUDA."""
-
-    def capture(self, pool: object, run: Callable[[], Any]) -> tuple[Graph, Any]:
-        """Capture what `run` queues, with its memory from `pool`; gives what `run` gives.
-
-        Raises what `run` raises, with the last op named in a note.
-        """
-        ...
-
-    def pool(self) -> object:
-        """A new pool of memory, to be shared by captures."""
-        ...
-
-    def on(self, device: torch.device) -> AbstractContextManager[Any]:
-        """Make `device` the current one."""
-        ...
-
-    def stream(self) -> Hashable:
-        """The current stream."""
-        ...
-
-    def follow(self, before: Any) -> None:
-        """Let the current stream wait for what is queued on `before`."""
-        ...
-
-    def held(self) -> int:
-        """Bytes that the allocator holds on the current device."""
-        ...
-
-    def release(self) -> None:
-        """Give back memory that is not in use."""
-        ...
-
-
-@dataclass
-class Input:
-    """A static input buffer: `whole` is what the graph reads, `core` what has to be written.
-
-    They differ where the input is expanded: of its repeated entries one is written.
-    """
-
-    core: Tensor
-    whole: Tensor
-    source: weakref.ref[Tensor] | None = None
-    version: int = -1
-
-    @classmethod
-    def like(cls, value: Tensor) -> Input:
-        """A buffer in the layout of `value`."""
-        shape = _core(value).shape
-        core = torch.empty_strided(shape, value.stride(), dtype=value.dtype, device=value.device)
-        return cls(core, core.expand(value.shape))
-
-    def take(self, value: Tensor, *, kept: bool) -> None:
-        """Copy `value` in; where inputs are `kept`, only if it is not what was copied last."""
-        same = kept and self.source is not None and self.source() is value
-        if same and version_of(value) == self.version and not value.is_inference():
-            return
-        self.core.copy_(_core(value))
-        self.source, self.version = weakref.ref(value), version_of(value)
-
-
-@dataclass
-class Capture:
-    """One captured graph with the memory that it reads and writes."""
-
-    graph: Graph
-    inputs: dict[int, Input]  # by position; the others are read where they lie
-    weights: tuple[int, ...]  # addresses
-    outputs: Any
-    nbytes: int
-    device: torch.device
 
 
 @dataclass
@@ -201,7 +103,7 @@ class Graphs:
                 buffer.take(args[i], kept=owner.uses[i] is InputUse.KEPT)
             capture.graph.replay()
             self.stats.replays += 1
-            return _own(capture.outputs, {})
+            return own(capture.outputs, {})
 
     def drop(self, owner: Captured, key: Hashable, device: torch.device) -> None:
         """Free one capture."""
@@ -371,22 +273,3 @@ class Captured:
 
 DEVICES = frozenset({"cuda"})
 """Devices whose work can be captured."""
-
-
-def _core(value: Tensor) -> Tensor:
-    """One of each set of repeated entries: expanded dimensions cut to one."""
-    for dim, (size, stride) in enumerate(zip(value.shape, value.stride(), strict=True)):
-        if stride == 0 and size > 1:
-            value = value.narrow(dim, 0, 1)
-    return value
-
-
-def _own(value: Any, done: dict[int, Tensor]) -> Any:
-    """Copies of all tensors in a nested result; what occurs twice is copied once."""
-    if isinstance(value, Tensor):
-        if id(value) not in done:
-            done[id(value)] = value.clone()
-        return done[id(value)]
-    if isinstance(value, (tuple, list)):
-        return type(value)(_own(v, done) for v in value)
-    return value

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..kernels.probe import Verdict, verdict_reference
 from ..passes.policies import Limit
-from .cuda_graphs import Captured, Graphs, InputUse
+from .capture import InputUse
+from .cuda_graphs import Captured, Graphs
 from .executable import Executable, Ref
 from .late_reads import to_device
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..passes.ir import Variant
-from .cuda_graphs import Captured, InputUse
+from .capture import InputUse
+from .cuda_graphs import Captured
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from ..kernels.formats import FORMATS
 from ..kernels.probe import Verdict
 from ..passes.ir import InputKind, Prologue, StepGraph, kind_of, placeholders
 from ..passes.policies import Limit
-from .cuda_graphs import Captured, Graphs, InputUse
+from .capture import InputUse
+from .cuda_graphs import Captured, Graphs
 from .device_step import DeviceStep
 from .dynamo import compile_lock
 from .executable import Executable, Ref

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import subprocess
 import sys
 import time
@@ -52,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     until = time.time() + 60 * given.minutes
     command = [sys.executable, "-m", __package__ or "bench.gpu", "--out", str(given.out)]
     parts: list[tuple[str, list[str]]] = [("tests", _tests(given.out))]
-    parts += [("kernels", k)] if (k := _kernels(given.out)) else []
+    kernels = [sys.executable, "-m", "bench.kernels", "--out", str(given.out / "kernels.json")]
+    parts.append(("kernels", kernels + ["--quick"] * given.quick))
     names = given.models or (QUICK if given.quick else CASES)
     quick = ["--quick"] if given.quick else []
     for name in names:
@@ -102,10 +102,3 @@ def run_parts(parts: list[tuple[str, list[str]]], ledger: Ledger, until: float) 
 def _tests(out: Path) -> list[str]:
     report = f"--junitxml={out / 'tests.xml'}"
     return [sys.executable, "-m", "pytest", "-q", "-m", "gpu", report, "tests"]
-
-
-def _kernels(out: Path) -> list[str] | None:
-    """The bench of the kernels against copy bandwidth, if this version has it."""
-    if importlib.util.find_spec("bench.kernels") is None:
-        return None
-    return [sys.executable, "-m", "bench.kernels", "--out", str(out / "kernels.json")]

@@ -117,6 +117,26 @@ class Ditcache(Way):
 
 
 @dataclass
+class FirstBlock(Ditcache):
+    """ditcache's First Block Cache: what a decision at each step costs, on the host or the device.
+
+    `computed` is not known ahead: `about` tells how many calls were forecast.
+    """
+
+    on_device: bool = False
+    threshold: float = 0.1
+
+    def prepare(self, loop: Loop) -> Call:
+        options: dict[str, Any] = {"inner": self.inner, "policy": "exact"}
+        options |= {"cuda_graphs": self.graphs, "device_decisions": self.on_device}
+        model: Any = torch.compile(loop.module, backend="ditcache", options=options)
+        loop.run(model)
+        profile = ditcache.calibrate(model, lambda _: loop.run(model), samples=1)
+        plan = profile.plan(policy="firstblockcache", threshold=self.threshold)
+        return ditcache.apply(model, plan)
+
+
+@dataclass
 class TaylorSeer(Way):
     """diffusers' TaylorSeer in lite mode: the model's output alone is forecast."""
 
@@ -207,6 +227,9 @@ class Choice:
         found.append(exact)
         if not self.quick:
             found.append(replace(exact, name="ditcache 3x graphs", speedup=3.0))
+            first = FirstBlock("first block, host", compiled=True, inner=self.inner)
+            device = replace(first, name="first block, device", graphs=True, on_device=True)
+            found += [first, device]
         found += [TaylorSeer("diffusers TaylorSeer 3x"), CacheDit("cache-dit 3x")]
         if not self.quick:
             found.append(Compiled("reduce-overhead", compiled=True, mode="reduce-overhead"))

@@ -15,6 +15,7 @@ from bench.gpu.ways import (
     Compiled,
     Ditcache,
     Eager,
+    FirstBlock,
     TaylorSeer,
     Way,
     measured,
@@ -54,6 +55,7 @@ class Tiny(Choice):
             Ditcache("ditcache exact", inner="eager"),
             Ditcache("ditcache 2x", speedup=2.0, inner="eager"),
             Ditcache("ditcache 2x graphs", speedup=2.0, graphs=True, inner="eager"),
+            FirstBlock("first block, device", on_device=True, inner="eager", threshold=0.9),
         ]
 
 
@@ -107,6 +109,7 @@ def test_one_model_all_ways_and_nothing_twice(tmp_path):
     assert not half["fallbacks"]
     assert half["realised"] > 0
     assert by["ditcache 2x graphs"]["uncaptured"], "a CPU has no graphs, and that is said"
+    assert by["first block, device"]["forecast"] > 0
     text = table.markdown(ledger.records.values())
     assert "| tiny | ditcache 2x | 4 of 8 |" in text
     assert all(line.count("|") == table.HEAD.count("|") for line in text.splitlines())

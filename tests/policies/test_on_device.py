@@ -57,6 +57,22 @@ def test_the_same_as_decided_by_the_host(policy: str, options):
     assert not here.fallbacks
 
 
+def test_the_body_holds_what_it_writes_and_nothing_more():
+    made = prepared("firstblockcache", {"threshold": 0.15}, device_decisions=True)
+    session = session_of(made)
+    variants = session.executors[0].program(session.plans[0]).graph.variants
+    by = {(v.stage, v.modes): v for v in variants}
+    head, body = by["head", ()], by["body", (False,)]
+    miss, hit = by["tail", (False,)], by["tail", (True,)]
+    assert body.writes == tuple(w for w in miss.writes if w not in hit.writes)
+    assert body.macs == miss.macs - hit.macs
+    assert set(body.carried) <= set(head.carried)
+    host = prepared("firstblockcache", {"threshold": 0.15})
+    session = session_of(host)
+    variants = session.executors[0].program(session.plans[0]).graph.variants
+    assert all(v.stage != "body" for v in variants), "only where it is asked for"
+
+
 @pytest.mark.parametrize(
     ("policy", "options", "can"),
     [

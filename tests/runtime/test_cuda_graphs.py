@@ -6,7 +6,8 @@ import ditcache
 import pytest
 import torch
 from ditcache.runtime import cuda_graphs, session
-from ditcache.runtime.cuda_graphs import Captured, Graphs, Input, InputUse
+from ditcache.runtime.capture import Input, InputUse
+from ditcache.runtime.cuda_graphs import Captured, Graphs
 from ditcache.runtime.slots import SlotSet
 from ditcache.runtime.stats import Stats
 from torch import Tensor
