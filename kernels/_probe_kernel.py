@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._forecast_kernel import table_row, weighted_sum
+from ._forecast_kernel import numbers_of, table_row, weighted_sum
 
 
 @triton.jit
@@ -25,7 +25,7 @@ def distance_kernel(  # noqa: PLR0917
     SQUARE: tl.constexpr,
     OF_VALUE: tl.constexpr,
     SCALE_BLOCK: tl.constexpr,
-    BLOCK: tl.constexpr,
+    RUNS: tl.constexpr,
     ROUNDS: tl.constexpr,
 ):
     """parts[0, p] = sum |value - r| and parts[1, p] = sum |r| over program p's blocks of n."""
@@ -33,18 +33,20 @@ def distance_kernel(  # noqa: PLR0917
     count = tl.num_programs(0)
     if row is not None:
         weights += table_row(row, rows) * K
-    moved = tl.zeros((BLOCK,), dtype=tl.float32)
-    size = tl.zeros((BLOCK,), dtype=tl.float32)
+    moved = tl.zeros((RUNS, SCALE_BLOCK), dtype=tl.float32)
+    size = tl.zeros((RUNS, SCALE_BLOCK), dtype=tl.float32)
     for t in range(ROUNDS):
-        offsets = (t * count + program) * BLOCK + tl.arange(0, BLOCK)
+        run = (t * count + program) * RUNS + tl.arange(0, RUNS)
+        offsets = numbers_of(run, SCALE_BLOCK)
         mask = offsets < n
         v = tl.load(value + offsets, mask=mask, other=0.0).to(tl.float32)
         if weights is not None:
-            r = weighted_sum(reference, scales, weights, offsets, mask, n, K, SCALE_BLOCK)
+            r = weighted_sum(reference, scales, weights, run, n, K, SCALE_BLOCK)
         else:
             r = tl.load(reference + offsets, mask=mask, other=0.0).to(tl.float32)
             if scales is not None:
-                r *= tl.load(scales + offsets // SCALE_BLOCK, mask=mask, other=0.0)
+                held = tl.load(scales + run, mask=run * SCALE_BLOCK < n, other=0.0)
+                r *= held[:, None]
         base = v if OF_VALUE else r
         if SQUARE:
             moved += (v - r) * (v - r)

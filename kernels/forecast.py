@@ -136,7 +136,7 @@ def _forecast_triton(
             weights.shape[0],
             K=data.shape[0],
             SCALE_BLOCK=SCALE_BLOCK,
-            BLOCK=BLOCK,
+            RUNS=BLOCK // SCALE_BLOCK,
         )
     return out
 

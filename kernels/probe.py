@@ -219,7 +219,7 @@ def _probe_triton(
             SQUARE=norm == "l2",
             OF_VALUE=relative_to == "value",
             SCALE_BLOCK=SCALE_BLOCK,
-            BLOCK=BLOCK,
+            RUNS=BLOCK // SCALE_BLOCK,
             ROUNDS=-(-n // (BLOCK * count)),
         )
         verdict_kernel()[(1,)](

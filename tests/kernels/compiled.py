@@ -58,7 +58,7 @@ def forecasts(capability, stored):
             capability,
             pointers | {"out": value},
             {"n": size, "rows": "i32"},
-            {"K": 3, "SCALE_BLOCK": 128, "BLOCK": 1024},
+            {"K": 3, "SCALE_BLOCK": 128, "RUNS": 8},
         )
         assert "fma.rn.f32" in ptx, "accumulates in fp32"
 
@@ -123,7 +123,7 @@ def probes(capability, stored):
                 "SQUARE": square,
                 "OF_VALUE": square,
                 "SCALE_BLOCK": 128,
-                "BLOCK": 1024,
+                "RUNS": 8,
                 "ROUNDS": 3,
             },
         )
