@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .error_diffusion import RESPONSE, Array, Indices, rows
+from .error_diffusion import Array, Indices, rows
 
 
 @dataclass(frozen=True)
@@ -95,18 +95,18 @@ class EDF:
     up in the sample. Asking each step to also undo `beta` of what has accumulated makes them
     cancel, as in image half-toning (Floyd and Steinberg 1976) or sigma-delta modulation. The prior
     is Lagrange's polynomial, to which the ridge pulls where the Gram matrix says little. `response`
-    is how strongly the model is reckoned to answer to an error in the sample (see `diffuse`).
+    is how much of the model's answer to an error in the sample is reckoned with (see `diffuse`).
     """
 
     k: int = 3
     beta: float = 0.3
     ridge: float = 1e-4
-    response: float = RESPONSE
+    response: float = 1.0
 
     @property
     def name(self) -> str:
         """`edf(k=..,beta=..,ridge=..)`, with the response if it is not the usual one."""
-        other = "" if self.response == RESPONSE else f",response={self.response:g}"
+        other = "" if self.response == 1.0 else f",response={self.response:g}"
         return f"edf(k={self.k},beta={self.beta:g},ridge={self.ridge:g}{other})"
 
     @property

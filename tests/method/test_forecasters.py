@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ditcache.passes.error_diffusion import (
-    RESPONSE,
     diffuse,
     error_weights,
     expected_error,
     reference_power,
+    response,
     score,
     sensitivity,
 )
@@ -180,7 +180,8 @@ def test_the_models_answer_is_reckoned_with(synthetic):
     damped = EDF(4, 0.8).rows(schedule, x, c, g)
     assert np.abs(damped).sum() < np.abs(plain).sum()
     rng = np.random.default_rng(0)
-    turn = RESPONSE * rng.normal(size=(50, *2 * (force.shape[-1],))) / force.shape[-1] ** 0.5
+    size = force.shape[-1]
+    turn = response(c, len(schedule)) * rng.normal(size=(50, size, size)) / size**0.5
 
     def off(rows):
         """Error of a sample whose outputs answer, each in a way of its own, to where it is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ditcache.passes.forecasters import Lagrange
-from ditcache.passes.measured_solver import Update
+from ditcache.passes.measured_solver import Update, measured
 from ditcache.passes.refit import Courses, Reference, merit, refit
 from ditcache.passes.solver_weights import from_grid
 
@@ -98,3 +98,42 @@ def test_merit_sees_the_typical_and_more_so_the_worst():
     assert merit(tail) > merit(even) + 5
     assert merit(even / 10) == pytest.approx(-50.0)
     assert np.isfinite(merit(np.zeros(3)))
+
+
+def test_a_sampler_with_memory_is_followed(setting):
+    """Adams and Bashforth's second-order steps: measured from its calls, and refitted to."""
+    grid, c, x0, _, prior = setting
+
+    def run(start, weights=None):
+        x, xs, ys, before = start.copy(), [], [], None
+        for t in range(STEPS):
+            xs.append(x)
+            computed = weights is None or t in COMPUTED
+            held = [ys[s] for s in reversed(COMPUTED) if s < t]
+            y = (
+                velocity(x, grid[t])
+                if computed
+                else sum(w * h for w, h in zip(weights[t], held, strict=False))
+            )
+            ys.append(y)
+            # The last step is taken as diffusers' samplers take it, without memory.
+            slope = y if before is None or t == STEPS - 1 else 1.5 * y - 0.5 * before
+            x, before = x + c[t] * slope, y
+        seen = np.stack(ys, 1)[:, None]
+        if weights is not None:
+            seen[:, :, [t for t in range(STEPS) if t not in COMPUTED]] = np.nan
+        return Courses(np.stack(xs, 1), seen), x
+
+    courses, final = run(x0)
+    found = measured(courses.x, courses.y, grid.tolist())
+    assert found is not None
+    assert found.residual < 1e-6
+    assert found.weights[-2] == pytest.approx(1.5 * c[-2], rel=1e-3)
+    reference = Reference.of(courses, found.update)
+    assert np.abs(reference.final - final).max() < 0.02 * np.abs(final - courses.x[:, -1]).max()
+    weights = prior
+    for _ in range(3):
+        weights = refit(reference, run(x0, weights)[0], COMPUTED, K, prior)
+    assert np.sum((run(x0, weights)[1] - final) ** 2) < 0.7 * np.sum(
+        (run(x0, prior)[1] - final) ** 2
+    )
