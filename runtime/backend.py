@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dynamo.exc import RestartAnalysis
 from torch._dynamo.output_graph import GraphCompileReason
 from torch._dynamo.resume_execution import TORCH_DYNAMO_RESUME_IN_PREFIX
 
@@ -70,8 +71,8 @@ def ditcache(
                 return _cached(gm, example_inputs, session, config)
         except PassError as refused:
             reason = str(refused)
-        except (PlanError, OptionError):
-            raise
+        except (PlanError, OptionError, RestartAnalysis):
+            raise  # the last: Dynamo traces again, with a number as a constant that was none
         except Exception as broken:  # whatever we fail at, the model itself can run
             reason = f"internal error, please report: {type(broken).__name__}: {broken}"
             log.debug("while compiling", exc_info=True)

@@ -138,7 +138,9 @@ def _lower_pieces(module: fx.GraphModule, inner: str) -> Lowered:
                 fn = cache.pieces[key]
         for node in outputs:
             register[node] = len(register)
-        dead = [n for n in (*inputs, *outputs) if last_use.get(n, index) <= index]
+        # Later pieces may need a size for their shapes alone.
+        values = [n for n in (*inputs, *outputs) if not isinstance(value_of(n), torch.SymInt)]
+        dead = [n for n in values if last_use.get(n, index) <= index]
         code.append(
             Instruction(
                 fn,

@@ -69,10 +69,10 @@ class PerModel:
 
     def _executor(self, session: Session, args: Sequence[Any]) -> StepExecutor:
         made = StepExecutor(self._graph, session, config=self._config, pure=self._pure)
-        session.bind(self._signature, made.weights.of(args), made.macs)
         # Lowered now, not on the first call: Dynamo counts it as compile time, and guards that
-        # the inner compiler adds on symbolic sizes are still heard.
+        # the inner compiler adds on symbolic sizes are still heard. It may ask for another trace.
         made.program(None).executable(())
+        session.bind(self._signature, made.weights.of(args), made.macs)
         session.executors.append(made)
         self._remember(args, made)
         return made

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import free_symbols
 
 from ..kernels.forecast import forecast
 from ..passes.form_regions import block_path
@@ -87,10 +88,12 @@ def extract(
 ) -> tuple[fx.GraphModule, list[fx.Node], list[fx.Node]]:
     """A piece as a module of its own, with the values that it reads and the values that it gives.
 
-    Inputs come in order of first use, outputs in graph order, so that equal blocks agree.
+    Inputs come in order of first use, outputs in graph order, so that equal blocks agree. Symbolic
+    sizes are inputs too, wherever a shape holds them: of n*n tokens alone no compiler can tell n.
     """
     inside = set(nodes)
     inputs = list(dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in inside))
+    inputs = list(dict.fromkeys([*_sizes(module.graph, [*inputs, *nodes]), *inputs]))
     outputs = [n for n in nodes if any(u not in inside for u in n.users)]
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
@@ -103,6 +106,20 @@ def extract(
     piece = module_of(module, graph)
     piece.meta = {}  # the step's, not the piece's
     return piece, inputs, outputs
+
+
+def _sizes(graph: fx.Graph, nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """The graph's inputs that are symbols in the shapes of these nodes."""
+    symbols = {
+        next(iter(value.node.expr.free_symbols), None): n
+        for n in graph.nodes
+        if n.op == "placeholder" and isinstance(value := value_of(n), torch.SymInt)
+    }
+    if not symbols:
+        return []
+    values = [v for n in nodes if isinstance(v := value_of(n), (Tensor, torch.SymInt))]
+    found = set[Any]().union(*(free_symbols(v) for v in values))
+    return [n for symbol, n in symbols.items() if symbol in found]
 
 
 def structural_key(piece: fx.GraphModule) -> str:

@@ -12,10 +12,12 @@ from typing import Any
 import ditcache
 import pytest
 import torch
+from ditcache.runtime.session import session_of
 from torch import Tensor, nn
 
 from bench.architectures import ARCHITECTURES, Request
 
+from . import foreign
 from .outside import planned_by_hand
 
 STEPS = Request(4)
@@ -56,3 +58,37 @@ def test_the_same_results_as_inductor_alone(name):
     torch._dynamo.reset()
     assert (summary.fallbacks, summary.uncached) == ({}, ())
     assert summary.forecast == 2 * architecture.branches
+
+
+def test_sizes_as_symbols():
+    """Numbers of the model become inputs; Inductor asks Dynamo for a trace with them as constants.
+
+    The third generation runs under the plan, and one of another size is computed.
+    """
+    torch._dynamo.reset()
+    model, label = foreign.build(foreign.OriginalDiT), torch.tensor([3])
+    options = {"computed_steps": 4, "remember": False}
+    made = torch.compile(model, backend="ditcache", dynamic=True, options=options)
+
+    def generate(net: nn.Module, seed: int, side: int = 8) -> Tensor:
+        x = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(seed))
+        for t in torch.linspace(1.0, 0.125, 8):
+            x = x - 0.125 * net(x, 999 * t[None], label)[:, :4]
+        return x
+
+    with torch.no_grad():
+        for seed in range(2):
+            near(generate(made, seed), generate(model, seed))
+        ours = generate(made, 2)
+        with planned_by_hand(model, own_plan(model), 1) as by_hand:
+            near(ours, generate(by_hand, 2))
+        near(generate(made, 3, side=12), generate(model, 3, side=12))
+    summary = ditcache.summary(made)
+    torch._dynamo.reset()
+    assert (summary.forecast, summary.graphs, summary.uncached) == (4, 1, ())
+
+
+def own_plan(model: nn.Module) -> ditcache.Plan:
+    session = session_of(model)
+    assert session is not None
+    return session.plans[0]
