@@ -169,7 +169,7 @@ class StepExecutor:
             session.measure_guidance(state, self._inputs.latents(args))
         decision = dispatcher.decide(state, moment, slots, session.plans_for(state))
         if decision.rows and not state.confirmed:
-            # Begun before the step that the device is at: while the host waits, the device works.
+            # Once a generation the host waits for the device: what it took the steps for must hold.
             session.late.settle()
             state.confirmed = True
             decision = dispatcher.decide(state, moment, slots, session.plans_for(state))
