@@ -135,9 +135,7 @@ def state_of(session):
 def test_a_step_is_captured_as_one(monkeypatch):
     wanted, _ = results(prepared("firstblockcache", {"threshold": 0.15}, device_decisions=True))
     monkeypatch.setattr(cuda_graphs, "DEVICES", frozenset({"cpu"}))
-    api = FakeApi(
-        live=lambda: [t for s in session_of(made).generations.open() for t in state_of(s)]
-    )
+    api = FakeApi(live=lambda: list(state_of(session_of(made))))
     monkeypatch.setattr(session, "graphs_for", lambda c, stats: Graphs(api, stats, c.graph_budget))
     made = prepared("firstblockcache", {"threshold": 0.15}, device_decisions=True, cuda_graphs=True)
     ours = [denoise(made, seed) for seed in range(2)]
