@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ditcache
 import pytest
 import torch
-from ditcache.passes.ir import kind_of, placeholders
-from ditcache.passes.names import argument_name
-from ditcache.runtime.session import session_of
 from torch import Tensor, nn
 
 from . import foreign
-from .outside import planned_by_hand
-
-STEPS = 8
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """A model, the shape of its latents, how it is called with (x, t), its inputs' true kinds."""
-
-    cls: type[nn.Module]
-    shape: tuple[int, ...]
-    call: Callable[[Any, Tensor, Tensor], Tensor]
-    kinds: dict[str, str]
-    times: tuple[float, float] = (1.0, 0.0)
-
+from .foreign_runs import STEPS, Foreign, compiled, generate, is_planned, kinds, noise, same
 
 LABEL, BOTH = torch.tensor([3]), torch.tensor([3, 10])
 TEXT, WORDS = noise(1, 5, 8, seed=5), noise(1, 4, foreign.DIM, seed=6)
@@ -78,30 +56,6 @@ MODELS = {
         {"frames": "latents", "ts": "timestep", "text": "condition", "rope": "parameter"},
     ),
 }
-
-
-def generate(case: Foreign, model: nn.Module, seed: int = 0) -> Tensor:
-    start, end = case.times
-    grid = torch.linspace(start, end, STEPS + 1)
-    dtype = next(model.parameters()).dtype
-    x = noise(*case.shape, seed=seed).to(dtype) * start
-    with torch.no_grad():
-        for i in range(STEPS):
-            x = x + (grid[i + 1] - grid[i]).to(dtype) * case.call(model, x, grid[i])
-    return x
-
-
-def compiled(model: nn.Module, **options: Any) -> Any:
-    return torch.compile(
-        model, backend="ditcache", options={"inner": "eager", "remember": False, **options}
-    )
-
-
-def kinds(model: nn.Module, graph: int = 0) -> dict[str, str]:
-    session = session_of(model)
-    assert session is not None
-    inputs = placeholders(session.executors[graph].graph.graph)
-    return {argument_name(n): str(kind_of(n)) for n in inputs}
 
 
 @pytest.fixture(autouse=True)
@@ -192,52 +146,6 @@ def test_with_the_option_it_is_cached(name):
     is_planned(case, model, made)
 
 
-def test_a_step_counted_in_python_is_the_time_from_its_second_value_on(caplog):
-    """A number is a constant to Dynamo until it changes: the very first call does not tell it."""
-    case = Foreign(
-        foreign.Counted,
-        (1, 3, 8, 8),
-        lambda m, x, t: m(x, int(1000 * t), None)["prediction"]["eps"],
-        {},
-    )
-    model = foreign.build(case.cls)
-    made = compiled(model, computed_steps=4)
-    for seed in range(3):
-        same(generate(case, made, seed), generate(case, model, seed))
-    ditcache.reset(made)
-    is_planned(case, model, made)
-    assert kinds(model, 1) == kinds(model) | {"step": "timestep"}
-    assert "no timestep" not in caplog.text
-
-
-def test_generations_that_never_agree_are_explained(caplog):
-    """What a model keeps as an attribute looks like a weight, and is another every time."""
-    case = Foreign(foreign.Recurrent, (1, 3, 8, 8), lambda m, x, t: m(x, t[None]), {})
-    made = compiled(foreign.build(case.cls), computed_steps=4)
-    plain = foreign.build(case.cls)
-    for seed in range(6):
-        same(generate(case, made, seed), generate(case, plain, seed))
-    assert ditcache.summary(made).forecast == 0
-    assert caplog.text.count("which differ in weights;") == 1
-
-
-def test_a_compiled_function_is_cached_and_the_module_is_asked_for():
-    case = Foreign(foreign.KeywordUNet, (1, 3, 8, 8), MODELS["UNet, keywords"].call, {})
-    model = foreign.build(case.cls)
-
-    def denoise(**inputs: Tensor) -> Tensor:
-        return model(**inputs)
-
-    made = compiled(denoise, computed_steps=4)
-    made.parameters = model.parameters  # generate() looks there for the dtype
-    for seed in range(2):
-        same(generate(case, made, seed), generate(case, model, seed))
-    with pytest.raises(TypeError, match="give the module that it calls"):
-        ditcache.summary(made)
-    generate(case, made, 2)
-    assert ditcache.summary(model).forecast == 4
-
-
 class Discrete(nn.Module):
     """A masked language diffusion model: its latents are token numbers."""
 
@@ -255,21 +163,3 @@ def test_discrete_latents_are_refused():
     for t in (0.9, 0.5, 0.1):
         same(made(ids, torch.tensor([t])), model(ids, torch.tensor([t])))
     assert "no denoising step" in ditcache.summary(made).uncached[0]
-
-
-def same(one: Tensor, two: Tensor) -> None:
-    torch.testing.assert_close(one, two, rtol=0, atol=0)
-
-
-def is_planned(case: Foreign, model: nn.Module, made: Any) -> None:
-    """The third generation runs under the plan made from two, and equals the plan by hand."""
-    ours = generate(case, made, 2)
-    session = session_of(model)
-    assert session is not None
-    with planned_by_hand(model, session.plans[0], branches=1):
-        theirs = generate(case, model, 2)
-    tolerance = max(1e-5, 4 * torch.finfo(ours.dtype).eps)
-    assert (ours - theirs).norm() <= tolerance * theirs.norm()
-    summary = ditcache.summary(made)
-    assert (summary.forecast, summary.fallbacks, summary.uncached) == (4, {}, ())
-    assert (ours - generate(case, model, 2)).norm() > 1e-6 * ours.norm(), "the plan did nothing"
