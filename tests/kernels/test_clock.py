@@ -6,7 +6,7 @@ import pytest
 import torch
 from ditcache.kernels.clock import TOLERANCE, clock, dial_on, grid_on
 from ditcache.kernels.forecast import forecast
-from ditcache.runtime import dispatcher
+from ditcache.runtime import foresight
 
 STEPS = (1000.0, 750.0, 500.0, 250.0)
 
@@ -41,8 +41,8 @@ def test_a_walk(timesteps, first, expected):
     assert walk(timesteps, first=first) == expected
 
 
-def test_it_takes_for_a_step_what_the_dispatcher_does():
-    assert TOLERANCE == dispatcher.TOLERANCE
+def test_it_takes_for_a_step_what_the_host_does():
+    assert TOLERANCE == foresight.TOLERANCE
 
 
 @pytest.mark.parametrize(

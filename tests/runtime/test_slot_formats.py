@@ -113,9 +113,10 @@ def test_a_value_that_is_not_finite_makes_the_forecast_so(name):
     assert not made.isfinite().all()
 
 
-def test_the_guard_sees_what_it_sees_with_plain_slots():
+def test_the_guard_compares_with_what_is_stored():
+    """Finely stored, it sees what it sees with plain slots; coarsely, the rounding as well."""
     worst, profile = [], None
-    for name in (None, "int8"):
+    for name in (None, "fp16", "fp8_e4m3"):
         made = compiled(Denoiser(), guard="warn", remember=False, slot_format=name)
         if profile is None:
             profile = ditcache.calibrate(made, lambda i, made=made: generate(made, i), 4)
@@ -124,8 +125,7 @@ def test_the_guard_sees_what_it_sees_with_plain_slots():
         ditcache.reset(made)
         for seed in range(20, 24):
             generate(made, seed)
-        stats = session_of(made).stats
-        assert stats.checks == 12
-        worst.append(stats.worst_strain)
-    assert worst[1] == pytest.approx(worst[0], rel=0.2)
-    assert worst[1] != worst[0]
+        worst.append(session_of(made).stats.worst_strain)
+    assert worst[0] > 0
+    assert worst[1] == pytest.approx(worst[0], rel=0.05)
+    assert worst[2] > 1.05 * worst[0]
