@@ -72,7 +72,8 @@ class Dit(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-        temb = self.time((timestep[:, None] * torch.arange(1.0, 5.0)).sin())
+        rates = torch.arange(1.0, 5.0, device=timestep.device)
+        temb = self.time((timestep[:, None] * rates).sin())
         h = self.proj(x)
         for block in self.blocks:
             h = block(h, temb, text)
