@@ -96,12 +96,14 @@ def courses(recordings: Sequence[Recording], like: Profile) -> Courses | None:
     halves = like.reference.courses.y.shape[1] == 2 and len(recordings[0].branches) == 1
     read = _Reader(tuple(recordings[0].branches), halves)
     xs = [read.latents(rec) for rec in recordings]
-    if any(x is None for x in xs):
+    ys = [read.split(rec.partial(DENOISER)) for rec in recordings]
+    # A plan so bad that its latents no longer look like one generation's leaves pieces of several.
+    if any(x is None or x.shape != like.reference.courses.x.shape[1:] for x in xs):
         return None
-    x = np.asarray(xs)
-    y = np.asarray([read.split(rec.partial(DENOISER)) for rec in recordings])
-    same = x.shape[1:] == like.reference.courses.x.shape[1:]
-    return Courses(x, y, like.reference.courses.rows) if same and y.ndim == 4 else None
+    if len({y.shape for y in ys}) != 1:
+        return None
+    x, y = np.asarray(xs), np.asarray(ys)
+    return Courses(x, y, like.reference.courses.rows) if y.ndim == 4 else None
 
 
 @dataclass(frozen=True)
