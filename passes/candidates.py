@@ -36,10 +36,11 @@ def contenders(
 ) -> list[Contender]:
     """Up to `count` schedules of `n` steps, best first by the model-free merit.
 
-    Different schedules rather than different weights on one, as a refit changes the weights
-    anyway: the best of every standard schedule, the best of them improved by moving steps, and
-    Taylor's forecast on uniform steps as published. Without `refits` also Lagrange and Taylor on
-    their best schedules, which assume nothing about the sampler.
+    The best for each number of combined outputs, since how many a model bears is not seen in its
+    outputs; then different schedules rather than different weights on one, as a refit changes the
+    weights anyway: the best of every standard schedule. The first few of all these are improved by
+    moving steps. Beside them Taylor's forecast on uniform steps as published. Without `refits` also
+    Lagrange and Taylor on their best schedules, which assume nothing about the sampler.
     """
     x = np.asarray(timesteps, dtype=np.float64)
     every = ranked(gram, x, c, n)
@@ -49,12 +50,17 @@ def contenders(
     def add(candidate: Candidate) -> None:
         found.setdefault((candidate.steps, candidate.forecaster.history), candidate)
 
-    seen: set[Schedule] = set()
+    starts: dict[int, Candidate] = {}
     for start in fitted:
-        if start.steps not in seen:
-            seen.add(start.steps)
-            if len(seen) <= STARTS:
-                add(improve(gram, x, c, start))
+        starts.setdefault(start.forecaster.history, start)
+    first = list(starts.values())
+    for start in fitted:
+        if len(first) >= STARTS:
+            break
+        if all(start.steps != other.steps for other in first):
+            first.append(start)
+    for start in first:
+        add(improve(gram, x, c, start))
     uniform = uniform_index(len(x), n)
     plain = [
         Contender(schedule_of(Candidate(uniform, "uniform index", Taylor(order), 0.0), gram, x, c))
