@@ -9,6 +9,7 @@ from html import escape
 
 WIDTH, HEIGHT = 640, 400
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 14, 44
+LABEL = 11  # height of a name
 FAMILIES = {
     "baseline": "#444",
     "single": "#c2571a",
@@ -55,9 +56,11 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str, *, log_x: bool 
     for p in sorted(points, key=lambda p: (p.x, p.y)):
         x, y, colour = x_axis.at(p.x), y_axis.at(p.y), FAMILIES[p.family]
         shown = f"{p.name}: {x_title} {p.x:.3g}, {y_title} {p.y:.4g}"
-        label_y = y - 7
+        label_y, step = y - 7, -11
         while any(abs(x - a) < 46 and abs(label_y - b) < 11 for a, b in taken):
-            label_y -= 11
+            label_y += step
+            if label_y < LABEL:  # no room above: below the point
+                label_y, step = y + 16, 11
         taken.append((x, label_y))
         anchor = "end" if x > WIDTH - 90 else "start"
         offset = -6 if anchor == "end" else 6
