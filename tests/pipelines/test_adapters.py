@@ -144,6 +144,22 @@ def test_an_adapter_switched_in_mid_generation():
     follows(pipeline, plan, branches=2, seed=2)
 
 
+def test_an_adapter_loaded_in_mid_generation():
+    """The model has new modules from then on: it is compiled again and nothing old is forecast."""
+    pipeline = tiny.flux()
+    made, plan = planned(pipeline)
+
+    def load(_, step, __, kept):
+        if step == 3:
+            add(made._orig_mod, "late")
+        return kept
+
+    with watched(made) as calls:
+        tiny.generate(pipeline, 1, callback_on_step_end=load)
+    assert calls.computed[8:10] == [True, True]
+    follows(pipeline, plan, branches=2, seed=2)
+
+
 def test_many_adapters_run_into_dynamos_limit_and_stay_right():
     """After `recompile_limit` graphs Dynamo runs the model uncompiled: slow, never wrong."""
     pipeline = tiny.sd3()
