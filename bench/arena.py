@@ -31,13 +31,16 @@ from .workload import (
 )
 
 MODELS = (*WORKLOADS, WanSheets.name)
+TUNED_ON = ("model", "batch", "calibration", "steps")
+"""The part of a setting that tuning depends on."""
 
 
 @dataclass(frozen=True)
 class Setting:
     """What is compared: `samples` held-out samples, tuned and planned on `calibration` others.
 
-    Both are topped up to whole batches, so that no second shape is compiled.
+    Both are topped up to whole batches, so that no second shape is compiled. `seed` is the first
+    held-out sample's: another one judges on noise that no choice has seen.
     """
 
     model: str
@@ -45,26 +48,34 @@ class Setting:
     batch: int = 8
     calibration: int = 16
     steps: int = 50
+    seed: int = EVALUATION_SEED
 
 
 class Arena:
     """One model under one setting; what is costly is computed once and kept in `work`.
 
     `key` names weights and setting: files and cells of another model or setting are never mixed
-    with these.
+    with these. `tuning_key` leaves out what is held out: no choice of knobs depends on it.
     """
 
     def __init__(self, setting: Setting, work: Path) -> None:
         self.setting = setting
         self.workload = load_workload(setting.model)
-        self.key = _key(setting, self.workload)
+        kept = asdict(setting)
+        self.key = _key(kept, self.workload)
+        self.tuning_key = _key({k: kept[k] for k in TUNED_ON}, self.workload)
         self.folder = work / f"{setting.model.replace(':', '.')}-{self.key}"
         make = self.workload.batches
-        self.held_out = make(setting.samples, setting.batch, seed=EVALUATION_SEED)
-        self.second = make(setting.samples, setting.batch, seed=SECOND_SEED)
+        self.held_out = make(setting.samples, setting.batch, seed=setting.seed)
+        self.second = make(setting.samples, setting.batch, seed=setting.seed + SECOND_SEED)
         self.calibration = make(
             setting.calibration, setting.batch, seed=CALIBRATION_SEED, calibration=True
         )
+        if _seeds(self.calibration) & (_seeds(self.held_out) | _seeds(self.second)):
+            raise ValueError(
+                f"held-out samples from seed {setting.seed} on share noise with those that plans "
+                f"are made on (from {CALIBRATION_SEED} on): choose another first seed"
+            )
         self.captions = [c for b in self.held_out for c in self.workload.captions(b)]
 
     @functools.cached_property
@@ -165,8 +176,12 @@ def load_workload(name: str) -> Workload:
     return made()
 
 
-def _key(setting: Setting, workload: Workload) -> str:
-    kept = asdict(setting) | {"guidance": workload.guidance}
+def _seeds(batches: list[Batch]) -> set[int]:
+    return {seed for batch in batches for seed in batch.seeds}
+
+
+def _key(kept: dict[str, Any], workload: Workload) -> str:
+    kept = kept | {"guidance": workload.guidance}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
     for parameter in workload.denoiser.parameters():
         digest.update(parameter.detach().float().contiguous().cpu().numpy().tobytes())

@@ -40,6 +40,7 @@ def bench(
     batch: Annotated[int, typer.Option(help="samples in a batch")] = 8,
     calibration: Annotated[int, typer.Option(help="samples to plan and tune on")] = 16,
     steps: Annotated[int, typer.Option(help="denoising steps")] = 50,
+    seed: Annotated[int, typer.Option(help="first seed of the held-out samples", min=0)] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="seconds, and numbers of no use")] = False,
     walls: Annotated[bool, typer.Option("--walls", help="time what is there, alone")] = False,
     report: Annotated[bool, typer.Option("--report", help="only show what is there")] = False,
@@ -61,7 +62,7 @@ def bench(
     if not console.is_terminal:
         console = Console(width=200)
     try:
-        arena = Arena(Setting(model, **size), out)
+        arena = Arena(Setting(model, **size, seed=seed), out)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="MODEL") from error
     folder = out / model.replace(":", ".")

@@ -56,7 +56,7 @@ class Contest:
     ) -> None:
         self.arena = arena
         self.cells = Ledger(out / "cells.jsonl", arena.key)
-        self.trials = Ledger(out / "trials.jsonl", arena.key)
+        self.trials = Ledger(out / "trials.jsonl", arena.tuning_key)
         self.say, self.tick = say, tick
         self.tuner = Tuner(arena, self.trials, say)
         self._ready: dict[str, Contestant | DoesNotApply] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from bench.ledger import Ledger
 from bench.macs import MacCounter, counted
 from bench.solvers import AdamsBashforth2, EvenAdamsBashforth2
 from bench.tuning import Tuner
+from bench.workload import CALIBRATION_SEED
 
 
 @pytest.fixture
@@ -122,6 +124,18 @@ def test_tuning_takes_the_best_setting_within_the_budget(arena, tmp_path):
     again = Tuner(arena, Ledger(ledger.path, arena.key), lambda _: None).tune(dial, 3.0)
     assert again == tuned
     assert dial.runs == runs
+
+
+def test_other_seeds_are_judged_with_the_same_tuning(tiny_flux, tmp_path):
+    setting = Setting(tiny_flux, samples=3, batch=1, calibration=2, steps=8)
+    first, other = Arena(setting, tmp_path), Arena(replace(setting, seed=50), tmp_path)
+    assert [b.seeds for b in other.held_out] == [(50,), (51,), (52,)]
+    assert [b.conditions for b in other.held_out] == [b.conditions for b in first.held_out]
+    assert other.calibration == first.calibration
+    assert other.tuning_key == first.tuning_key
+    assert other.key != first.key
+    with pytest.raises(ValueError, match="share noise with those that plans are made on"):
+        Arena(replace(setting, seed=CALIBRATION_SEED), tmp_path)
 
 
 def test_tuning_says_when_a_budget_is_out_of_reach(arena, tmp_path):
