@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..kernels.formats import FORMATS
+from ..passes.classify_inputs import ROLES
 from ..passes.plan_format import Plan, PlanError
 from ..passes.policies import ZOO, make
 from ..passes.portfolio import POLICIES
@@ -26,27 +28,32 @@ class OptionError(ValueError):
 
 @dataclass(frozen=True)
 class Config:
-    """How one compiled model is cached.
+    """How one compiled model is cached: the entries of `options=`.
 
-    Exactly one budget: `speedup` (steps over computed steps, default 2), `computed_steps`, or
-    `max_error` (predicted relative error of the final sample). `plan` (a Plan or a path) replaces
-    budget and profile. `policy`: "edf" (the method), a baseline of `passes.portfolio.POLICIES`,
-    one of the zoo (`passes.policies.ZOO`) with its own options beside it in place of a budget
-    (`policy_options` here), "exact" (hoisting only, bit-identical) or "none" (compile only).
-
-    `profile_generations`: how many generations are recorded before a plan is made by itself.
-    `remember`: keep self-made plans on disk in `cache_dir` (default: the user's cache folder).
-    `inner`: the compiler of the parts, "inductor", "eager" or any name that torch.compile takes.
-    `inputs`: roles of inputs by name ({"x": "latents", "y": "condition"}) where names and shapes
-    mislead. `guidance`: the guidance scale, if the recorded calls cannot tell. `hoist_budget` and
-    `slot_budget`: bytes for hoisted values and for slots (None: no bound). `slot_format`: how slots
-    are stored, "bf16", "fp16", "fp8_e4m3" or "int8" (None: as the model gives them). `shortcut`:
-    answer skipped steps without Dynamo's guards (`runtime/shortcut.py`). `guard`: what to do where
-    the model changes much faster than in calibration: "off", "warn", "densify" (compute more of
-    this generation) or "recalibrate" (record the next generations and plan anew). `cuda_graphs`: on
-    a CUDA device capture each variant and replay it; `graph_budget`: bytes for what captures hold.
-    `device_decisions`: policies that decide by data do so on the device where their rule is a limit
-    on one distance (`runtime/device_step.py`).
+    - `speedup`, `computed_steps`, `max_error`: the budget, one of them: steps over computed steps
+      (2 where nothing is said), their number, or the predicted relative error of the final sample.
+    - `plan`: a Plan or its path, in place of budget and recording.
+    - `policy`: "edf" (the method), a baseline of `passes.portfolio.POLICIES`, one of the zoo
+      (`passes.policies.ZOO`) with its own options beside it in place of a budget
+      (`policy_options` here), "exact" (hoisting only, bit-identical) or "none" (compile only).
+    - `profile_generations`: how many generations are recorded before a plan is made by itself.
+    - `remember`: keep self-made plans on disk in `cache_dir` (None: the user's cache folder).
+    - `inner`: compiler of the parts, "inductor", "eager" or another name that torch.compile takes.
+    - `inputs`: roles of inputs by name ({"x": "latents", "y": "condition"}) where names and shapes
+      mislead.
+    - `guidance`: the guidance scale, if the recorded calls cannot tell (None: measured).
+    - `hoist_budget`: bytes for hoisted values (0: none is remembered); `slot_budget`: for slots
+      (None: no bound).
+    - `slot_format`: how slots are stored, a name of `kernels.formats.FORMATS` (None: as the model
+      gives them).
+    - `shortcut`: answer skipped steps without Dynamo's guards (`runtime/shortcut.py`).
+    - `guard`: what to do where the model changes much faster than in calibration: "off", "warn",
+      "densify" (compute more of this generation) or "recalibrate" (record the next generations and
+      plan anew).
+    - `cuda_graphs`: on a CUDA device capture each variant and replay it; `graph_budget`: bytes for
+      what captures hold (None: no bound).
+    - `device_decisions`: policies that decide by data do so on the device where their rule is a
+      limit on one distance (`runtime/device_step.py`).
     """
 
     speedup: float | None = None
@@ -106,75 +113,100 @@ class Config:
 
 
 def parse(options: Mapping[str, Any] | None) -> Config:
-    """Options as given by the user to a Config; raises OptionError naming the first bad one."""
-    given = {k: v for k, v in (options or {}).items() if k not in IGNORED}
-    known = [f.name for f in fields(Config) if f.name != "policy_options"]
+    """Options as given by the user to a Config; raises OptionError naming the first bad one.
+
+    None leaves an option at its default. A plan by its path is read, which may raise PlanError.
+    """
+    given = {k: v for k, v in (options or {}).items() if k not in IGNORED and v is not None}
+    _choice(given, "policy", (*POLICIES, *ZOO, *EXACT_POLICIES))
     policy = given.get("policy", "edf")
     own = [f.name for f in fields(ZOO[policy])] if policy in ZOO else []
-    given["policy_options"] = {k: given.pop(k) for k in own if k in given}
-    known += own
+    known = [f.name for f in fields(Config) if f.name != "policy_options"] + own
     for key in given:
-        if key not in (*known, "policy_options"):
-            near = difflib.get_close_matches(key, known, n=1)
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise OptionError(f"unknown option {key!r}.{hint} Known: {', '.join(known)}")
-    budgets = [
-        k for k in ("speedup", "computed_steps", "max_error", "plan") if given.get(k) is not None
-    ]
+    given["policy_options"] = {k: given.pop(k) for k in own if k in given}
+    _check_values(given)
+    _check_budget(given, policy)
+    if isinstance(plan := given.get("plan"), (str, Path)):
+        given["plan"] = Plan.load(plan)
+    elif plan is not None and not isinstance(plan, Plan):
+        raise OptionError(
+            f"option 'plan' is a {type(plan).__name__}; expected a Plan or a path to one"
+        )
+    if "cache_dir" in given:
+        given["cache_dir"] = str(given["cache_dir"])
+    return Config(**given)
+
+
+def _check_values(given: Mapping[str, Any]) -> None:
+    """Each option by itself."""
+    _number(given, "speedup", 1.0, "a factor of at least 1, e.g. 3.0")
+    _number(given, "computed_steps", 1, "a whole number of steps", whole=True)
+    _number(given, "max_error", 0.0, "a relative error such as 0.01")
+    _number(given, "guidance", -math.inf, "a guidance scale such as 3.5")
+    _number(given, "profile_generations", 1, "a whole number of generations", whole=True)
+    for key in ("hoist_budget", "slot_budget", "graph_budget"):
+        _number(given, key, 0, "bytes", whole=True)
+    for key in ("remember", "shortcut", "cuda_graphs", "device_decisions"):
+        if not isinstance(given.get(key, True), bool):
+            raise OptionError(f"option {key!r} is {given[key]!r}; expected True or False")
+    _choice(given, "slot_format", tuple(FORMATS))
+    _choice(given, "guard", ACTIONS)
+    if not isinstance(folder := given.get("cache_dir", ""), (str, Path)):
+        raise OptionError(f"option 'cache_dir' is {folder!r}; expected a folder")
+    if given.get("inner", "inductor") not in ("inductor", "eager"):
+        from torch._dynamo.backends.registry import list_backends
+
+        _choice(given, "inner", tuple(n for n in list_backends(()) if n != "ditcache"))
+    inputs = given.get("inputs", {})
+    if not isinstance(inputs, Mapping):
+        raise OptionError(f"option 'inputs' is {inputs!r}; expected names with their roles")
+    for name, role in cast(Mapping[Any, Any], inputs).items():
+        if role not in ROLES:
+            raise OptionError(
+                f"option 'inputs' gives {name!r} the role {role!r}; expected one of "
+                f"{', '.join(ROLES)}"
+            )
+
+
+def _check_budget(given: Mapping[str, Any], policy: str) -> None:
+    """At most one budget, and none for a policy that has no use for it."""
+    budgets = [k for k in ("speedup", "computed_steps", "max_error", "plan") if k in given]
     if len(budgets) > 1:
         raise OptionError(
             f"options {' and '.join(map(repr, budgets))} exclude each other; keep one"
         )
-    _number(given, "speedup", 1.0, "a factor of at least 1, e.g. 3.0")
-    _number(given, "computed_steps", 1, "a whole number of steps", whole=True)
-    _number(given, "max_error", 0.0, "a relative error such as 0.01")
-    _number(given, "profile_generations", 1, "a whole number of generations", whole=True)
-    _number(given, "hoist_budget", 0, "bytes", whole=True)
-    _number(given, "slot_budget", 0, "bytes", whole=True)
-    _number(given, "graph_budget", 0, "bytes", whole=True)
-    if (kind := given.get("slot_format")) is not None and kind not in FORMATS:
-        listed = ", ".join(map(repr, FORMATS))
-        raise OptionError(f"option 'slot_format' is {kind!r}; expected one of {listed}, or None")
-    for key in ("shortcut", "cuda_graphs", "device_decisions"):
-        if not isinstance(given.get(key, True), bool):
-            raise OptionError(f"option {key!r} is {given[key]!r}; expected True or False")
-    if policy not in (*POLICIES, *ZOO, *EXACT_POLICIES):
-        listed = ", ".join((*POLICIES, *ZOO, *EXACT_POLICIES))
-        raise OptionError(f"option 'policy' is {policy!r}; expected one of {listed}")
     if policy in ZOO:
         try:
             make(policy, given["policy_options"])
         except PlanError as wrong:
             raise OptionError(str(wrong)) from None
         if budgets:
+            own = ", ".join(f.name for f in fields(ZOO[policy]))
             raise OptionError(
-                f"policy {policy!r} has options of its own ({', '.join(own)}) in place of a "
-                f"budget; drop {budgets[0]!r}"
+                f"policy {policy!r} has options of its own ({own}) in place of a budget; "
+                f"drop {budgets[0]!r}"
             )
     if policy in EXACT_POLICIES and budgets:
         raise OptionError(
             f"option {budgets[0]!r} asks for skipped steps, but policy {policy!r} skips none; "
             "drop one of the two"
         )
-    guard = given.get("guard", "warn")
-    if guard not in ACTIONS:
-        raise OptionError(f"option 'guard' is {guard!r}; expected one of {', '.join(ACTIONS)}")
-    plan = given.get("plan")
-    if isinstance(plan, (str, Path)):
-        given["plan"] = Plan.load(plan)
-    elif plan is not None and not isinstance(plan, Plan):
-        raise OptionError(
-            f"option 'plan' is a {type(plan).__name__}; expected a Plan or a path to one"
-        )
-    return Config(**given)
+
+
+def _choice(given: Mapping[str, Any], key: str, listed: tuple[str, ...]) -> None:
+    if key in given and given[key] not in listed:
+        raise OptionError(f"option {key!r} is {given[key]!r}; expected one of {', '.join(listed)}")
 
 
 def _number(
     given: Mapping[str, Any], key: str, least: float, what: str, *, whole: bool = False
 ) -> None:
-    value = given.get(key)
-    if value is None:
+    if key not in given:
         return
-    kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
+    value, kinds = given[key], int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < math.inf:
         raise OptionError(f"option {key!r} is {value!r}; expected {what}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import ditcache
 import pytest
@@ -37,6 +38,19 @@ def a_plan(times=TIMES) -> Plan:
         ({"policy": "exact", "speedup": 2.0}, "skips none"),
         ({"plan": 3}, "expected a Plan"),
         ({"hoist_budget": -1}, "bytes"),
+        ({"speedup": float("inf")}, "at least 1"),
+        ({"guidance": "high"}, "a guidance scale such as 3.5"),
+        ({"remember": "no"}, "expected True or False"),
+        ({"cuda_graphs": 1}, "expected True or False"),
+        ({"cache_dir": 3}, "expected a folder"),
+        ({"slot_format": ["int8"]}, "expected one of bf16, fp16"),
+        ({"guard": "shout"}, "expected one of off, warn, densify, recalibrate"),
+        ({"policy": ["fora"]}, "expected one of edf"),
+        ({"policy_options": {"interval": 3}}, "unknown option 'policy_options'"),
+        ({"inner": "inductr"}, "'inner' is 'inductr'; expected one of .*eager.*inductor"),
+        ({"inner": "ditcache"}, "'inner' is 'ditcache'; expected one of"),
+        ({"inputs": ["x"]}, "expected names with their roles"),
+        ({"inputs": {"x": "latent"}}, "gives 'x' the role 'latent'; expected one of latents"),
     ],
 )
 def test_bad_options_are_named(options, message):
@@ -49,6 +63,20 @@ def test_good_options():
     assert config.parse({"computed_steps": 5}).budget == {"computed_steps": 5}
     assert config.parse({"max_error": 0.01, "guard_filter_fn": print}).budget == {"max_error": 0.01}
     assert not config.parse({"policy": "none"}).profiles_itself
+    assert config.parse({"inner": "aot_eager", "inputs": {"y": "condition"}}).inner == "aot_eager"
+
+
+def test_none_leaves_an_option_at_its_default():
+    every = {f.name: None for f in dataclasses.fields(config.Config) if f.name != "policy_options"}
+    assert config.parse(every) == config.Config()
+    assert config.parse({"speedup": 3.0, "plan": None}).budget == {"speedup": 3.0}
+
+
+def test_every_option_is_documented():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for field in dataclasses.fields(config.Config):
+        assert f"`{field.name}`" in (config.Config.__doc__ or "")
+        assert f"`{field.name}`" in readme or field.name == "policy_options"
 
 
 def test_a_plan_by_path(tmp_path):
