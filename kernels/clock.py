@@ -23,6 +23,12 @@ TOLERANCE = 0.25
 """Of the distance to the neighbouring step: bf16 timesteps are rounded."""
 
 
+def reach(timesteps: Sequence[float], step: int) -> float:
+    """How far a timestep may lie from that of a step and still be taken for it."""
+    beside = [timesteps[i] for i in (step - 1, step + 1) if 0 <= i < len(timesteps)]
+    return TOLERANCE * min((abs(timesteps[step] - t) for t in beside), default=1.0)
+
+
 @dataclass(frozen=True)
 class Grid:
     """A plan's timesteps on a device; made by `grid_on`.
@@ -52,14 +58,11 @@ def grid_on(
         raise ValueError("a grid needs at least one timestep, got none")
     if computes is not None and len(computes) != steps:
         raise ValueError(f"a grid of {steps} steps needs as many decisions, got {len(computes)}")
-    near = [
-        min((abs(timesteps[i] - timesteps[j]) for j in (i - 1, i + 1) if 0 <= j < steps), default=1)
-        for i in range(steps)
-    ]
+    within = [reach(timesteps, step) for step in range(steps)]
     decisions = [int(c) for c in (computes or [False] * steps)]
     return Grid(
         torch.tensor(timesteps, dtype=torch.float32, device=device),
-        torch.tensor([TOLERANCE * d for d in near], dtype=torch.float32, device=device),
+        torch.tensor(within, dtype=torch.float32, device=device),
         torch.tensor(decisions, dtype=torch.int32, device=device),
     )
 

@@ -123,26 +123,6 @@ class EDF:
         return rows(self, schedule, x, c, gram)
 
 
-def reuse() -> Taylor:
-    """Repeat the last computed output (FORA, arXiv 2407.01425)."""
-    return Taylor(0)
-
-
-def taylor(order: int) -> Taylor:
-    """TaylorSeer's forecast of that order."""
-    return Taylor(order)
-
-
-def lagrange(order: int) -> Lagrange:
-    """Polynomial extrapolation of that order in the time coordinate."""
-    return Lagrange(order)
-
-
-def edf(k: int = 3, beta: float = 0.3, ridge: float = 1e-4) -> EDF:
-    """Error-diffused forecast from the last `k` outputs."""
-    return EDF(k, beta, ridge)
-
-
 def _lagrange(last: Indices, count: Indices, step: int, x: Array) -> Array:
     depth = last.shape[1]
     points = x[last]

@@ -1,9 +1,10 @@
 """The intermediate representation: one denoising step as an FX graph, plus what ditcache knows.
 
 A `StepGraph` wraps the FX graph that Dynamo traced. Caching is expressed by a handful of ops
-(`cache_read`, `cache_write`, `cache_forecast`, `cache_cond`), by regions (named sets of nodes with
-explicit live-ins and live-outs) and by slots (the storage of one live-out). Every op has a
-reference meaning in plain torch, so that a graph can be interpreted at any stage of the pipeline.
+(`cache_forecast`, `cache_write`, `cache_probe`, `cache_decide`, `cache_cond`), by regions (named
+sets of nodes with explicit live-ins and live-outs) and by slots (the storage of one live-out).
+Every op has a reference meaning in plain torch, so that a graph can be interpreted at any stage of
+the pipeline.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from ..kernels.forecast import forecast_reference
 from ..kernels.formats import FORMATS
 from .profile import Profile
 from .symbolic import Size, hint
-from .symbolic import tensor_bytes as tensor_bytes  # noqa: PLC0414  # also reached from here
 
 
 class InputKind(enum.StrEnum):
@@ -206,11 +206,6 @@ class StepGraph:
 # The ops ---------------------------------------------------------------------------------------
 
 
-def cache_read(slot: Tensor) -> Tensor:
-    """The last value written: `slot[0]`, [*shape]."""
-    return slot[0].clone()
-
-
 def cache_forecast(slot: Tensor, weights: Tensor) -> Tensor:
     """Linear combination of the last K values: sum_k weights[k] * slot[k], in fp32, cast back.
 
@@ -268,9 +263,7 @@ def relayout(value: Tensor, stride: tuple[int, ...]) -> Tensor:
     return out.copy_(value)
 
 
-CACHE_OPS = frozenset(
-    {cache_read, cache_forecast, cache_write, cache_probe, cache_decide, cache_cond}
-)
+CACHE_OPS = frozenset({cache_forecast, cache_write, cache_probe, cache_decide, cache_cond})
 
 
 # Metadata and small helpers ---------------------------------------------------------------------

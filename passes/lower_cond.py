@@ -9,7 +9,8 @@ from torch import fx
 
 from .base import PassContext, PassResult
 from .cost import total_macs
-from .ir import InputKind, StepGraph, Variant, kind_of, output_node
+from .ir import InputKind, StepGraph, Variant, kind_of, output_node, placeholders
+from .modules import drop_dead, module_of
 from .policies import device_limit
 
 
@@ -76,13 +77,7 @@ def _body(graph: StepGraph, miss: Variant, hit: Variant) -> Variant:
         if slot not in hit.writes
     }
     new.output(((), tuple(env[node] for node in wanted.values())))
-    new.eliminate_dead_code(lambda n: n.op == "output" or n.is_impure())
-    for node in list(new.nodes):
-        if node.op == "placeholder" and not node.users:
-            new.erase_node(node)
-    module = fx.GraphModule(graph.module, new)
-    module.meta = dict(graph.module.meta)
-    inputs = [n for n in new.nodes if n.op == "placeholder"]
-    carried = tuple(n.name for n in inputs if kind_of(n) is InputKind.CARRIED)
+    drop_dead(new)
+    carried = tuple(n.name for n in placeholders(new) if kind_of(n) is InputKind.CARRIED)
     macs = total_macs(new.nodes)
-    return Variant(miss.modes, module, tuple(wanted), macs, "body", carried)
+    return Variant(miss.modes, module_of(graph.module, new), tuple(wanted), macs, "body", carried)

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from torch import fx
-
 from .base import Pass, PassContext, PassError, PassResult, Stats
 from .classify_inputs import ClassifyInputs
 from .cleanup import Cleanup
@@ -51,11 +49,6 @@ class Report:
     seconds: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
     stats: list[tuple[str, Stats]] = field(default_factory=list[tuple[str, Stats]])
     changed: list[str] = field(default_factory=list[str])
-
-
-def step_graph(module: fx.GraphModule, name: str = "step") -> StepGraph:
-    """Wrap a traced graph; the input of the pipeline."""
-    return StepGraph(name=name, module=module)
 
 
 def run(

@@ -45,7 +45,7 @@ def print_graph(
         notes += [f"{slot.reference} step"] if slot.reference else []
         notes += ["measured"] if slot.measured else []
         notes += [f"stored as {slot.format}"] if slot.format else []
-        line = f"  slot ${slot.name} : {shape} x{slot.history}  {_bytes(slot.nbytes)}"
+        line = f"  slot ${slot.name} : {shape} x{slot.history}  {size_text(slot.nbytes)}"
         lines.append(line + (f"  // {', '.join(notes)}" if notes else ""))
     lines += _region_lines(graph, plan)
     for prologue in graph.prologues:
@@ -267,5 +267,6 @@ def _count(things: Sized, word: str) -> str:
     return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
 
 
-def _bytes(n: int) -> str:
+def size_text(n: int) -> str:
+    """Bytes in binary units, as memory is quoted: `1.50 MiB`, `6.0 KiB`."""
     return f"{n / 2**20:.2f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"

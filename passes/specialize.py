@@ -22,6 +22,7 @@ from .ir import (
     cache_write,
     kind_of,
     output_node,
+    placeholders,
     value_of,
 )
 from .modules import drop_dead, module_of
@@ -168,8 +169,7 @@ def _finished(  # noqa: PLR0917
     drop_dead(new)
     module = module_of(graph.module, new)
     if carried is None:
-        inputs = [n for n in new.nodes if n.op == "placeholder"]
-        carried = tuple(n.name for n in inputs if kind_of(n) is InputKind.CARRIED)
+        carried = tuple(n.name for n in placeholders(new) if kind_of(n) is InputKind.CARRIED)
     return Variant(modes, module, writes, total_macs(new.nodes), stage, carried)
 
 
@@ -204,9 +204,3 @@ def _inline(
         else:
             local[node] = new.node_copy(node, local.__getitem__)
     raise AssertionError(f"{output_node(body)}: an arm without an output")
-
-
-def needed_inputs(variant: Variant) -> dict[str, InputKind | None]:
-    """Names and kinds of the variant's inputs, in call order."""
-    nodes = variant.module.graph.nodes
-    return {n.name: kind_of(n) for n in nodes if n.op == "placeholder"}

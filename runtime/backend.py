@@ -122,9 +122,9 @@ def _refusal(gm: fx.GraphModule) -> str | None:
 def _around() -> list[str]:
     """Files and names of the functions of the compiled model that this graph is called from.
 
-    None if the graph is the model's own forward. Where Dynamo could not trace that in one piece, it
-    compiles what the forward calls function by function, and a time embedding by itself looks much
-    like a denoiser.
+    Empty if the graph is the model's own forward. Where Dynamo could not trace that in one piece,
+    it compiles what the forward calls function by function, and a time embedding by itself looks
+    much like a denoiser.
     """
     found: list[str] = []
     frame: FrameType | None = sys._getframe()

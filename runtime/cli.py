@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import os
 import platform
 import shutil
 import sys
@@ -12,27 +11,27 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from platformdirs import user_cache_dir
-from rich.console import Console
 from rich.table import Table
 
 from ..passes import policies
 from ..passes.plan_format import Plan, PlanError
 from ..passes.profile import Profile, ProfileError
 from .cli_measure import compare, evaluate, report
-from .cli_show import plan_view, profile_view
-from .store import ENV
+from .cli_show import console, plan_view, profile_view
+from .store import plans_folder
 
-POLICY = f"one of {', '.join(policies.names())}; the latter with options, fora:interval=4"
+POLICY = (
+    f"within the budget: {', '.join(policies.SOLVED)}; or with options in its place, as "
+    f"fora:interval=4: {', '.join(policies.ZOO)}"
+)
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Look at plans and profiles, make plans, manage remembered ones; measure pipelines.",
+    epilog="For example: ditcache plan flux.profile.safetensors --speedup 3 -o flux.plan.json. "
+    "Exits with 0, or with 2 and one line on stderr for input that cannot be used.",
 )
 PACKAGES = ("ditcache", "torch", "triton", "diffusers", "numpy", "scipy")
-
-for verb in (compare, evaluate, report):
-    app.command()(verb)
 
 File = Annotated[Path, typer.Argument(help="a plan (.json) or a profile (.safetensors)")]
 
@@ -42,9 +41,9 @@ def show(file: File) -> None:
     """Show a plan (steps, weights, expected error) or a profile (regions, drift, frontier)."""
     made = _load(file)
     view = plan_view(made) if isinstance(made, Plan) else profile_view(made)
-    console = _console()
+    out = console()
     for part in view:
-        console.print(part)
+        out.print(part)
 
 
 @app.command()
@@ -77,25 +76,29 @@ def plan(
         **options,
     )
     made.save(output)
-    console = _console()
+    out = console()
     for part in plan_view(made, weights=False):
-        console.print(part)
-    console.print(f"written to {output}")
+        out.print(part)
+    out.print(f"written to {output}")
 
 
 @app.command()
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="delete all remembered plans")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="delete them, and recordings too")] = False,
 ) -> None:
     """List the plans that models have made and remembered, and where they are."""
-    folder = _store()
-    console = _console()
+    folder = plans_folder()
+    out = console()
     files = sorted(folder.glob("*/*.plan.json"))
+    begun = len(list(folder.glob("*/*.profile.safetensors")))
     if clear:
-        shutil.rmtree(folder, ignore_errors=False) if folder.is_dir() else None
-        console.print(f"{len(files)} remembered plans deleted from {folder}")
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        out.print(f"{len(files)} remembered plans deleted from {folder}")
         return
-    console.print(f"remembered plans in {folder}: {len(files) or 'none'}")
+    out.print(f"remembered plans in {folder}: {len(files) or 'none'}")
+    if begun:
+        out.print(f"recordings that are no plan yet: {begun}")
     if not files:
         return
     table = Table(box=None, pad_edge=False)
@@ -112,7 +115,7 @@ def cache(
         steps = f"{found.computed_steps} of {len(found.timesteps)}"
         forecaster = found.regions[0].forecaster
         table.add_row(found.signature[:12], found.policy, steps, forecaster, error, short)
-    console.print(table)
+    out.print(table)
 
 
 @app.command()
@@ -134,8 +137,8 @@ def info() -> None:
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     table.add_row("cuda", ", ".join(names) or "none")
     table.add_row("backend", "registered" if registered else "NOT registered: reinstall ditcache")
-    table.add_row("plans in", str(_store()))
-    _console().print(table)
+    table.add_row("plans in", str(plans_folder()))
+    console().print(table)
 
 
 @app.command(
@@ -149,6 +152,10 @@ def bench(context: typer.Context) -> None:
     except ImportError as missing:
         raise _Refused(f"{missing}; bench needs: pip install 'ditcache[peers]'") from missing
     run(context.args)
+
+
+for verb in (compare, evaluate, report):
+    app.command()(verb)
 
 
 class _Refused(ValueError):
@@ -168,21 +175,11 @@ def _load(path: Path) -> Plan | Profile:
     return Plan.load(path) if head.lstrip()[:1] == b"{" else Profile.load(path)
 
 
-def _store() -> Path:
-    return Path(os.environ.get(ENV) or user_cache_dir("ditcache", "ditcache")) / "plans"
-
-
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _console() -> Console:
-    """Print at a terminal's own width, and wide enough for whole lines in a pipe."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from .cli_show import console
 
 MODEL = (
     "a small model's name (flux-emoji), a diffusers folder or hub name, or package.module:factory"
 )
+
+WIDTH = 180  # the tables of these verbs have many columns
 
 Model = Annotated[str, typer.Argument(help=MODEL)]
 Out = Annotated[Path, typer.Option(help="where results go")]
@@ -80,7 +83,7 @@ def compare(
             timing_samples=timing_samples,
             only_timing=only_timing,
         )
-        return run(settings, out, work or out / "work", _console())
+        return run(settings, out, work or out / "work", console(WIDTH))
 
     return _checked(start, BadInput)
 
@@ -93,8 +96,12 @@ def evaluate(
         Path | None, typer.Option(help="one a line, a JSON list, or MS-COCO's captions")
     ] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="samples", min=2)] = 64,
-    plan: Annotated[list[Path] | None, typer.Option(help="a plan; may be repeated")] = None,
-    speedup: Annotated[list[float] | None, typer.Option(help="make plans for these")] = None,
+    plan: Annotated[
+        list[Path] | None, typer.Option(help="a plan; may be repeated", exists=True)
+    ] = None,
+    speedup: Annotated[
+        list[float] | None, typer.Option(help="make plans for these", min=1.0)
+    ] = None,
     reference: Annotated[
         str | None, typer.Option(help='folder of pictures, or "real" for a small model\'s data')
     ] = None,
@@ -139,7 +146,7 @@ def evaluate(
             reference=reference,
             weights=_roles(weights),
         )
-        return run(settings, prompts, out, _console())
+        return run(settings, prompts, out, console(WIDTH))
 
     return _checked(start, BadInput)
 
@@ -151,14 +158,15 @@ def report(
         Path | None, typer.Option("-o", "--output", help="FOLDER/report.html")
     ] = None,
     votes: Annotated[
-        list[Path] | None, typer.Option(help="votes exported from blind.html; may be repeated")
+        list[Path] | None,
+        typer.Option(help="votes exported from blind.html; may be repeated", exists=True),
     ] = None,
 ) -> int:
     """Write one self-contained page of the results, and a blind A/B page beside it."""
     from ..bench.bad_input import BadInput
     from ..bench.report.command import run
 
-    return _checked(lambda: run(folder, output, votes or [], _console()), BadInput)
+    return _checked(lambda: run(folder, output, votes or [], console(WIDTH)), BadInput)
 
 
 def _checked(start: Callable[[], int], bad: type[ValueError]) -> int:
@@ -198,9 +206,3 @@ def _dtype(name: str, device: str) -> str:
     if name not in ("float16", "bfloat16", "float32"):
         raise typer.BadParameter(f"--dtype {name}: expected float16, bfloat16, float32 or auto")
     return name
-
-
-def _console() -> Console:
-    """Print at a terminal's own width, and wide enough for the table in a pipe."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=180)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +16,12 @@ from ..passes.profile import Profile
 COMPUTED, FORECAST = "█", "·"
 _BARS = "▁▂▃▄▅▆▇█"
 _REDUCTIONS = (1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0)
+
+
+def console(width: int = 120) -> Console:
+    """Print at a terminal's own width, and wide enough for whole lines in a pipe."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=width)
 
 
 def plan_view(plan: Plan, *, weights: bool = True) -> Iterator[Any]:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.formats import Packed
-from ..passes.ir import tensor_bytes
 from ..passes.signature import plain_tensors
+from ..passes.symbolic import tensor_bytes
 from .capture import Capture, GraphApi, Input, InputUse, own
 from .stats import Stats
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..kernels.clock import reach
 from .late_reads import waits
 from .seen import Latents, entries_of, kind_of, read_timestep
 from .track import Foreseen, Track
 
 LOST = "a step came in another order than foreseen"
-TOLERANCE = 0.25  # of the distance to the neighbouring step: bf16 timesteps are rounded
 MOST_TIMES = 4096  # entries of a timestep tensor that are read late
 
 
@@ -101,8 +101,7 @@ def foresee(  # noqa: PLR0917
 
 def close_to(grid: Sequence[float], index: int, timestep: float) -> bool:
     """Whether a timestep is that of a step of the grid, and of no other one."""
-    near = [abs(grid[index] - grid[j]) for j in (index - 1, index + 1) if 0 <= j < len(grid)]
-    return abs(grid[index] - timestep) <= TOLERANCE * min(near, default=1.0)
+    return abs(grid[index] - timestep) <= reach(grid, index)
 
 
 def snapped(grid: Sequence[float], step: int, timestep: float) -> float:

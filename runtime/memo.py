@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..passes.ir import tensor_bytes
 from ..passes.signature import plain_tensors
+from ..passes.symbolic import tensor_bytes
 from .seen import glimpse, version_of
 
 BY_VALUE_BYTES = 64 * 1024  # smaller CPU tensors are told apart by content, larger by identity

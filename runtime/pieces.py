@@ -13,12 +13,11 @@ from torch.fx.experimental.symbolic_shapes import free_symbols
 
 from ..kernels.forecast import forecast
 from ..passes.form_regions import block_path
-from ..passes.ir import Depends, cache_forecast, cache_probe, cache_read, depends_of, value_of
+from ..passes.ir import Depends, cache_forecast, cache_probe, depends_of, value_of
 from ..passes.modules import module_of
 
 RUNTIME_OPS: dict[Any, Any] = {
     cache_forecast: forecast,
-    cache_read: cache_read,
     cache_probe: cache_probe,
 }
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
+from ..passes.printer import size_text
+
 log = logging.getLogger("ditcache")
 
 
@@ -128,9 +130,6 @@ class Summary:
         table.add_column()
         for name, value in self.rows():
             table.add_row(name, value)
-        console = Console(width=100, record=True, file=None, quiet=True)
-        with console.capture():
-            console.print(table)
         plain = Console(width=100, color_system=None)
         with plain.capture() as captured:
             plain.print(table)
@@ -145,15 +144,15 @@ class Summary:
             ("calls", f"{self.calls}: {self.computed} computed, {self.forecast} forecast"),
             ("MACs", f"{self.macs:.4g} of {self.macs_uncached:.4g} ({self.reduction:.2f}x fewer)"),
             ("slots", self._slot_text()),
-            ("hoisted", _bytes(self.hoisted_bytes) + self._hoist_text()),
+            ("hoisted", size_text(self.hoisted_bytes) + self._hoist_text()),
             ("memory", self._memory_text()),
             ("compile / plan", f"{self.lower_seconds:.1f} s / {self.plan_seconds * 1e3:.0f} ms"),
             ("guard", self.guard),
             ("graphs", str(self.graphs)),
         ]
         if self.captures:
-            text = f"{self.captures} captured, {self.replays} replayed, {_bytes(self.graph_bytes)}"
-            rows.append(("CUDA graphs", text))
+            text = f"{self.captures} captured, {self.replays} replayed"
+            rows.append(("CUDA graphs", f"{text}, {size_text(self.graph_bytes)}"))
         rows += [("not captured", f"{why}: {n} variants") for why, n in self.uncaptured.items()]
         rows += [("fallback", f"{reason}: {n} calls") for reason, n in self.fallbacks.items()]
         rows += [("not cached", reason) for reason in self.uncached]
@@ -161,11 +160,13 @@ class Summary:
 
     def _slot_text(self) -> str:
         kind = f" as {self.slot_format}" if self.slot_format else ""
-        return f"{_bytes(self.slot_bytes)}{kind}, at most {_bytes(self.most_slot_bytes)}"
+        return f"{size_text(self.slot_bytes)}{kind}, at most {size_text(self.most_slot_bytes)}"
 
     def _memory_text(self) -> str:
-        peak = f", device peak {_bytes(self.device_peak_bytes)}" if self.device_peak_bytes else ""
-        return f"{_bytes(self.extra_bytes)} besides the model{peak}"
+        text = f"{size_text(self.extra_bytes)} besides the model"
+        if self.device_peak_bytes:
+            text += f", device peak {size_text(self.device_peak_bytes)}"
+        return text
 
     def _hoist_text(self) -> str:
         names = sorted(set(self.hoist_hits) | set(self.hoist_runs))
@@ -174,7 +175,3 @@ class Summary:
             for n in names
         ]
         return f" ({'; '.join(parts)})" if parts else ""
-
-
-def _bytes(n: int) -> str:
-    return f"{n / 2**20:.2f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"

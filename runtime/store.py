@@ -18,6 +18,12 @@ from .stats import log
 ENV = "DITCACHE_CACHE_DIR"
 
 
+def plans_folder(cache_dir: str | None = None) -> Path:
+    """Where plans are remembered: under the folder given, the environment's, or the user's."""
+    root = cache_dir or os.environ.get(ENV) or user_cache_dir("ditcache", "ditcache")
+    return Path(root) / "plans"
+
+
 class PlanStore:
     """A folder of plans for one model, weights, budget and policy.
 
@@ -27,11 +33,10 @@ class PlanStore:
     """
 
     def __init__(self, config: Config, signature: str, weights: str) -> None:
-        root = config.cache_dir or os.environ.get(ENV) or user_cache_dir("ditcache", "ditcache")
         what = [signature, weights, config.policy, sorted(config.budget.items()), config.guidance]
         what += [sorted(config.policy_options.items())] if config.policy_options else []
         key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
-        self.folder = Path(root) / "plans" / key
+        self.folder = plans_folder(config.cache_dir) / key
 
     def load(self) -> list[Plan]:
         """All readable plans in the folder."""

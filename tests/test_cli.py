@@ -74,10 +74,12 @@ def test_remembered_plans_are_listed_and_cleared(profile, tmp_path, monkeypatch,
     kept.parent.mkdir(parents=True)
     Profile.load(profile).plan(speedup=2.0).save(kept)
     (kept.parent / "bad.plan.json").write_text("{}")
+    (kept.parent / "grid.profile.safetensors").write_bytes(profile.read_bytes())
     assert cli.main(["cache"]) == 0
     listed = capsys.readouterr().out
     assert "abc123" in listed
     assert "unreadable" in listed
+    assert "no plan yet: 1" in listed
     assert cli.main(["cache", "--clear"]) == 0
     assert not kept.exists()
     assert (tmp_path / "cache").exists()
@@ -115,6 +117,22 @@ def test_bad_input_is_one_line(profile, tmp_path, capsys):
     damaged.write_bytes(profile.read_bytes()[:-8])
     assert "calibrate again" in refused(capsys, "show", damaged)
     refused(capsys, "plan", profile, "--speedup", 2, "-o", junk / "below-a-file.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--plan", "absent.json"), "absent.json"),
+        (("--speedup", "0.5"), "--speedup"),
+        (("--dtype", "int8"), "expected float16, bfloat16, float32 or auto"),
+        (("--weights", "clip"), "expected ROLE=PATH_OR_HUB"),
+    ],
+)
+def test_what_is_to_be_measured_is_checked_before_the_model_is_loaded(
+    tmp_path, capsys, arguments, said
+):
+    assert said in refused(capsys, "evaluate", "flux-emoji", "--out", tmp_path, *arguments)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_arguments_it_helps(capsys):

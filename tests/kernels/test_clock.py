@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ditcache.kernels.clock import TOLERANCE, clock, dial_on, grid_on
+from ditcache.kernels.clock import clock, dial_on, grid_on
 from ditcache.kernels.forecast import forecast
 from ditcache.runtime import foresight
 
@@ -42,7 +42,12 @@ def test_a_walk(timesteps, first, expected):
 
 
 def test_it_takes_for_a_step_what_the_host_does():
-    assert TOLERANCE == foresight.TOLERANCE
+    grid = grid_on("cpu", STEPS)
+    for step, at in enumerate(STEPS):
+        for off in (-80.0, -60.0, 0.0, 60.0, 80.0):  # a quarter of the way is 62.5
+            near = abs(off) <= float(grid.within[step])
+            assert near == foresight.close_to(STEPS, step, at + off)
+            assert near == (abs(off) < 62.5)
 
 
 @pytest.mark.parametrize(

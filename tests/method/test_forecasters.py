@@ -13,13 +13,13 @@ from ditcache.passes.error_diffusion import (
     score,
     sensitivity,
 )
-from ditcache.passes.forecasters import EDF, edf, lagrange, reuse, taylor
+from ditcache.passes.forecasters import EDF, Lagrange, Taylor
 from ditcache.passes.schedules import uniform_coordinate
 from ditcache.passes.solver_weights import from_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-EVERY = [reuse(), taylor(1), taylor(2), lagrange(1), lagrange(2), edf(2), edf(3), edf(4, 0.6)]
+EVERY = [Taylor(0), Taylor(1), Taylor(2), Lagrange(1), Lagrange(2), EDF(2), EDF(3), EDF(4, 0.6)]
 
 
 def apply(schedule, weights, y):
@@ -47,7 +47,7 @@ def test_lagrange_reproduces_polynomials_in_time(order):
     x = np.sort(np.random.default_rng(0).uniform(0, 1, 12))[::-1].copy()
     y = np.stack([x**p for p in range(order + 1)], axis=1)
     schedule = (*range(order + 1), 7)
-    weights = lagrange(order).rows(schedule, x, np.full(12, -0.1), y @ y.T)
+    weights = Lagrange(order).rows(schedule, x, np.full(12, -0.1), y @ y.T)
     assert np.allclose(apply(schedule, weights, y), y, rtol=1e-7)
 
 
@@ -56,7 +56,7 @@ def test_lagrange_through_history_of_edf_is_exact_on_polynomials():
     x = np.linspace(1, 0.05, 15)
     y = np.stack([x**0, x], axis=1)
     schedule = (0, 1, 5, 10)
-    weights = edf(2, 0.5).rows(schedule, x, np.full(15, -0.05), y @ y.T)
+    weights = EDF(2, 0.5).rows(schedule, x, np.full(15, -0.05), y @ y.T)
     assert np.allclose(apply(schedule, weights, y), y, atol=1e-6)
 
 
@@ -64,7 +64,7 @@ def test_taylor_matches_the_published_recursion():
     """Derivatives kept as TaylorSeer keeps them: differences over the last interval."""
     rng, schedule = np.random.default_rng(3), (0, 1, 4, 9)
     y = rng.normal(size=(12, 5))
-    weights = taylor(2).rows(schedule, np.linspace(1, 0, 12), np.ones(12), y @ y.T)
+    weights = Taylor(2).rows(schedule, np.linspace(1, 0, 12), np.ones(12), y @ y.T)
     kept: list[np.ndarray] = []
     previous = None
     for step in range(12):
@@ -88,7 +88,7 @@ def test_error_weights_are_what_the_forecasts_do_to_the_sample(synthetic):
     y = synthetic.outputs(grid, 1)[0]
     x, c = np.asarray(grid), np.diff(np.append(grid, 0.0))
     g, schedule = y @ y.T / y.shape[1], (0, 1, 2, 9, 17, 25)
-    weights = edf().rows(schedule, x, c, g)
+    weights = EDF().rows(schedule, x, c, g)
     left = error_weights(schedule, weights, c)
     direct = c @ y - c @ apply(schedule, weights, y)
     assert np.allclose(left @ y, direct, atol=1e-12)
@@ -132,7 +132,7 @@ def test_diffusion_beats_plain_least_squares(synthetic):
     schedule = uniform_coordinate(x, 10, last=True)
 
     def error(beta):
-        return score(error_weights(schedule, edf(3, beta).rows(schedule, x, c, g), c), g, c)
+        return score(error_weights(schedule, EDF(3, beta).rows(schedule, x, c, g), c), g, c)
 
     assert error(0.3) < 0.5 * error(0.0)
 
@@ -154,8 +154,8 @@ def test_rows_stay_bounded_on_any_gram_matrix(data):
     schedule = (0, *sorted(picked))
     k = data.draw(st.integers(1, 4))
     beta = data.draw(st.sampled_from([0.0, 0.3, 0.9]))
-    fitted = edf(k, beta).rows(schedule, x, c, g)
-    prior = lagrange(k - 1).rows(schedule, x, c, g)
+    fitted = EDF(k, beta).rows(schedule, x, c, g)
+    prior = Lagrange(k - 1).rows(schedule, x, c, g)
     assert np.isfinite(fitted).all()
     assert (np.abs(fitted.sum(1) - prior.sum(1)) <= 0.5 + 1e-6 * np.abs(prior).sum(1)).all()
     assert (np.abs(fitted).sum(1) <= 1 + 2 * np.abs(prior).sum(1) + 1e-9).all()

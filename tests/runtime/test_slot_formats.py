@@ -98,7 +98,7 @@ def test_a_format_without_hardware_for_it_is_said_once(monkeypatch, caplog):
 
 
 def test_an_unknown_format_is_named():
-    with pytest.raises(OptionError, match=r"'int4'; expected one of 'bf16', .*, or None"):
+    with pytest.raises(OptionError, match="'int4'; expected one of bf16, "):
         parse({"slot_format": "int4"})
 
 
