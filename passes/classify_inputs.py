@@ -191,7 +191,10 @@ def _find_latents(free: list[fx.Node], given: list[fx.Node], graph: fx.Graph) ->
     )
     if found is None or likeness(found) < max(map(likeness, given), default=0):
         return []
-    return _one_argument(found, free)
+    elements = _one_argument(found, free)
+    # Arguments of a wrapper's `*inputs` look like a list, too; of latents each has its output.
+    alike = sum(len(shape) == _rank(found) for shape in shapes)
+    return elements if len(elements) <= max(alike, 1) else [found]
 
 
 def _one_argument(node: fx.Node, among: list[fx.Node]) -> list[fx.Node]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import fx
 
 
@@ -20,6 +22,8 @@ def clean_path(source: str, *, of_module: bool = False) -> str:
     `L['self']._modules['blocks']._modules['0'].attn` becomes `blocks.0.attn`. What a module calls
     itself is up to its author, so with `of_module` the first name goes whatever it is.
     """
+    if (wrapped := re.fullmatch(r"___from_numpy\((.*)\)", source)) is not None:
+        source = wrapped[1]
     scoped = source.startswith(("L[", "G["))
     for noise in ("__dict__", "_modules", "_parameters", "_buffers"):
         source = source.replace(noise, "")
