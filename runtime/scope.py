@@ -36,12 +36,11 @@ def generation(timesteps: Sequence[float] | Any | None = None) -> Generator[None
 
     `timesteps` (a sequence or 1-D tensor, in the order of the loop) tells the grid, in the units
     in which the model sees it; it is needed only for a model without a timestep input. Raises
-    ValueError for an empty or non-monotone grid.
+    ValueError for what is no row of numbers, and for an empty or non-monotone grid.
     """
     grid = None
     if timesteps is not None:
-        listed: Any = timesteps
-        grid = tuple(float(t) for t in (listed.tolist() if hasattr(listed, "tolist") else listed))
+        grid = _numbers(timesteps)
         steps = [b - a for a, b in pairwise(grid)]
         if not grid or not (all(s < 0 for s in steps) or all(s > 0 for s in steps)):
             raise ValueError(
@@ -86,6 +85,19 @@ def enter_branch(name: str | None) -> Any:
 def leave_branch(token: Any) -> None:
     """Undo `enter_branch`."""
     _branch.reset(token)
+
+
+def _numbers(timesteps: Any) -> tuple[float, ...]:
+    listed = timesteps.tolist() if hasattr(timesteps, "tolist") else timesteps
+    try:
+        return tuple(float(t) for t in listed)
+    except (TypeError, ValueError):
+        shape = getattr(timesteps, "shape", None)
+        what = f"{type(timesteps).__name__} {timesteps!r:.60}"
+        raise ValueError(
+            "generation(timesteps=...) expects the timesteps of the whole loop, a sequence or 1-D "
+            f"tensor of numbers; got {what if shape is None else f'one of shape {tuple(shape)}'}"
+        ) from None
 
 
 def _short(grid: tuple[float, ...]) -> str:
