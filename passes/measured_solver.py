@@ -28,6 +28,8 @@ WORTH, AGREEMENT = 0.7, 0.15
 """Rounded latents leave more. A fit with memory is then believed if it leaves at most that share of
 what the plain one leaves, and their weights in the middle of the run differ by at most that much;
 else something else was at work (such as guidance by frame), which it only imitates."""
+SAME = 1e-2
+"""How near to 0 and 1 the weights of a step are that gives the output on as the next latents."""
 TAIL = 5
 """Steps from whose gains the last one is extrapolated."""
 SMALLEST_DIFFERENCE = 1e-4
@@ -52,6 +54,17 @@ class Update:
                 made += self.carry[t, k] * x[t - k]
                 made += np.einsum("b,nbm->nm", self.gains[:, t, k], y[t - k])
         return made
+
+    @property
+    def replaces(self) -> bool:
+        """Whether every step makes the latents of the newest output alone.
+
+        What was compiled then takes the sampler's step itself: its outputs are the next latents.
+        """
+        carry, total = self.carry[:-1], self.gains.sum(axis=0)[:-1]  # the last one is inferred
+        newest = np.abs(total[:, 0] - 1.0).max(initial=0.0)
+        older = max(np.abs(carry).max(initial=0.0), np.abs(total[:, 1:]).max(initial=0.0))
+        return len(carry) > 0 and max(newest, older) < SAME
 
     @property
     def shares(self) -> Array:

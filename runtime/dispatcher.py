@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from ..passes.plan_format import Plan
 from .foresight import close_to
@@ -43,10 +46,12 @@ class GenerationState:
     serial: int
     seen: list[float] = field(default_factory=list[float])
     plan: Plan | None = None
+    outran: Plan | None = None  # a plan behind whose grid's end it went on
     offset: int = 0  # plan step of the generation's first step; not 0 for image-to-image
     slots: dict[str, SlotSet] = field(default_factory=dict[str, SlotSet])
     sample: Sample | None = None  # None until the first step has computed
     recording: Recording | None = None
+    gave: tuple[weakref.ref[Tensor], int] | None = None  # its first output, and its version then
     judges: dict[str, Judge] = field(default_factory=dict[str, "Judge"])  # of rules, by branch
     clashes: int = 0  # how many generations in a row began because latents took turns
     short: bool = False  # whether the generation before had one step only
@@ -151,11 +156,13 @@ def _bind(state: GenerationState, plans: Sequence[Plan]) -> tuple[str, str] | No
         last = state.offset + len(state.seen) - 1
         if last < len(state.plan.timesteps) and _close(state.plan, last, state.seen[-1]):
             return None
+        if last == len(state.plan.timesteps):
+            state.outran = state.plan
     shape: Plan | None = None
     starts = [(offset, plan) for plan in plans for offset in _starts(plan, state.seen[0])]
-    starts.sort(
-        key=lambda pair: pair[0] > 0
-    )  # a whole run of one plan before a late start of another
+    # A whole run of one plan before a late start of another; of grids that begin alike the longest,
+    # as a generation that was cut short leaves a grid that is another's beginning.
+    starts.sort(key=lambda pair: (pair[0] > 0, -len(pair[1].timesteps)))
     for offset, plan in starts:
         if _matches(plan, offset, state.seen):
             if state.sample is None or state.sample.suits(plan):

@@ -13,7 +13,7 @@ from ..kernels.probe import verdict_on
 from ..passes.ir import StepGraph
 from ..passes.plan_format import Plan
 from ..passes.policies import device_limit
-from . import dispatcher
+from . import dispatcher, stepped
 from .config import Config
 from .dispatcher import Decision, GenerationState
 from .judge import judge_of
@@ -27,7 +27,7 @@ from .session import Session
 from .slots import SlotSet
 from .step_inputs import StepInputs
 from .track import Moment
-from .values import all_finite, any_waits, by_region, denoised, finite_flag, sample
+from .values import all_finite, any_waits, by_region, denoised, finite_flag, main_of, sample
 from .weights import WeightMark
 
 
@@ -121,6 +121,8 @@ class StepExecutor:
         plan = state.plan
         if rows is None or (program := self._programs.known(plan)) is None:
             return None
+        if moment.step == 1 and stepped.comes_back(state, sighting.latents):
+            return None
         if not unchanged():
             return None
         slots = state.slots[moment.branch]
@@ -166,7 +168,10 @@ class StepExecutor:
         state = session.generations.state(moment)
         slots = state.slots.setdefault(moment.branch, SlotSet())
         if moment.step == 1:
-            session.measure_guidance(state, self._inputs.latents(args))
+            latents = self._inputs.latents(args)
+            session.measure_guidance(state, latents)
+            if state.full is None and stepped.comes_back(state, latents):
+                stepped.give_up(state, session.stats)
         decision = dispatcher.decide(state, moment, slots, session.plans_for(state))
         if decision.rows and not state.confirmed:
             # Once a generation the host waits for the device: what it took the steps for must hold.
@@ -195,9 +200,13 @@ class StepExecutor:
         program = self.program(None)
         outputs, values = program.run(program.full, args, None, {})
         self.session.stats.computed += 1
+        if state is not None and moment is not None and moment.step == 0:
+            stepped.note(state, self._given(outputs))
         recording = state.recording if state is not None else None
         if recording is not None and moment is not None:
-            recording.add(moment, self._inputs.latents(args), by_region(values, program.region_of))
+            latents, found = self._inputs.latents(args), by_region(values, program.region_of)
+            main = main_of(outputs, self._denoised, latents)
+            recording.add(moment, latents, found, main)
         return outputs
 
     def _planned(
@@ -232,18 +241,22 @@ class StepExecutor:
                 return self._full(args, moment, state)
             stats.forecast += 1
             if state.recording is not None:
-                given = self._of_parts(plan, outputs)
-                state.recording.add(moment, self._inputs.latents(args), given)
+                given, latents = self._of_parts(plan, outputs), self._inputs.latents(args)
+                main = main_of(outputs, self._denoised, latents)
+                state.recording.add(moment, latents, given, main)
         else:
             outputs, values = program.run(modes, args, slots, {}, carried)
             stats.computed += 1
+            if moment.step == 0:
+                stepped.note(state, self._given(outputs))
             if state.recording is not None or moment.step == 0:
                 latents, found = self._inputs.latents(args), by_region(values, program.region_of)
                 if moment.step == 0 and plan.guidance is not None:
                     state.guidance.saw(latents, found.get("denoiser"))
                 if state.recording is not None:
                     found |= self._of_parts(plan, outputs)
-                    state.recording.add(moment, latents, found)
+                    main = main_of(outputs, self._denoised, latents)
+                    state.recording.add(moment, latents, found, main)
         if values:
             self.session.guard.look(state, decision, slots, values, program.region_of)
             if state.sample is None:
@@ -311,6 +324,12 @@ class StepExecutor:
         """What a plan for parts of the denoiser gave, at every step something new, for replays."""
         whole = any(s.region == "denoiser" for s in plan.regions)
         return {} if whole or not self.session.replaying else denoised(outputs, self._denoised)
+
+    def _given(self, outputs: Any) -> Any:
+        """What the denoiser gave, if that is one output."""
+        if len(self._denoised) != 1:
+            return None
+        return outputs[self._denoised[0]] if isinstance(outputs, (tuple, list)) else outputs
 
     def _sound(self, outputs: Any, state: GenerationState) -> bool:
         """Whether a forecast is finite; on a device that is taken for granted and seen later."""

@@ -11,6 +11,7 @@ from ..passes.measured_solver import MeasuredSolver, measured
 from ..passes.profile import Profile, ProfileError, RegionProfile
 from ..passes.refit import Courses, Reference
 from .recorder import DENOISER, LATENTS, Recording
+from .stepped import STEPPED, WHAT_TO_DO
 
 NOT_ADDED_UP = (
     "the sampler does not add the outputs up as a deterministic one does (it draws noise, or the "
@@ -30,7 +31,8 @@ def make_profile(
     The sampler's weights and the guidance scale are measured from the recorded latents where the
     sampler's update is linear in them; `guidance` overrides. Both branches of guidance in one batch
     (two halves that start from the same latents) count as two branches. Raises ProfileError when
-    recordings are missing, broken, or of different grids, shapes or branches.
+    recordings are missing, broken, or of different grids, shapes or branches, or where the outputs
+    are the next latents.
     """
     _check(recordings)
     for rec in recordings:
@@ -38,6 +40,8 @@ def make_profile(
     first = recordings[0]
     read = _Reader(tuple(first.branches), in_halves(recordings))
     solver = _measure(recordings, read)
+    if solver is not None and solver.update.replaces:
+        raise ProfileError(f"{STEPPED}. {WHAT_TO_DO}")
     if read.halves and (solver is None or solver.guidance is None):
         # Which half is the conditional one cannot be told, and so no scale can be applied.
         read = _Reader(tuple(first.branches), False)

@@ -37,11 +37,21 @@ class Recording:
     dtype: dict[str, str] = field(default_factory=dict[str, str])
     batch: int | None = None  # of the latents
     rows: int = 0  # samples in the batch that were sketched apart
+    used: tuple[int, ...] = ()  # shape of the denoiser's output that the sampler uses
     apart: dict[str, int] = field(default_factory=dict[str, int])  # the same, by region
     broken: str | None = None
 
-    def add(self, moment: Moment, latents: Tensor | None, values: Mapping[str, Tensor]) -> None:
-        """Take in one call: the latents that went in and the outputs of what was computed."""
+    def add(
+        self,
+        moment: Moment,
+        latents: Tensor | None,
+        values: Mapping[str, Tensor],
+        main: Tensor | None = None,
+    ) -> None:
+        """Take in one call: the latents that went in and the outputs of what was computed.
+
+        `main` is the denoiser's output that the sampler uses, where it gives several.
+        """
         if moment.step == len(self.timesteps):
             self.timesteps.append(moment.timestep)
         elif moment.step != len(self.timesteps) - 1:
@@ -53,15 +63,16 @@ class Recording:
                 return  # an extra call, as of skip-layer guidance: it has no part in the profile
             self.branches.append(moment.branch)
             self.batch = batch
-        if not self.rows and DENOISER in values:
-            self.rows = rows_of(values[DENOISER])
         for region, value in values.items():
             part = value
-            if region == DENOISER and latents is not None:
-                part = leading(value, latents.shape)
+            if region == DENOISER:
+                part = value if main is None else main
+                self.rows = self.rows or rows_of(part)
+                self.used = tuple(part.shape)
+                part = part if latents is None else leading(part, latents.shape)
             self._put(region, moment, part, tuple(value.shape))
         if latents is not None and DENOISER in self.shape:
-            part = leading(latents, self.shape[DENOISER])
+            part = leading(latents, self.used)
             if part.numel() == self.numel[DENOISER]:
                 self._put(LATENTS, moment, part, tuple(part.shape))
 

@@ -57,6 +57,19 @@ def sample(outputs: Any, places: Sequence[int]) -> Sample | None:
     return Sample(shape, str(parts[0].dtype).removeprefix("torch."))
 
 
+def main_of(outputs: Any, places: Sequence[int], latents: Any) -> Tensor | None:
+    """Of several outputs of the denoiser the one that is shaped like the latents.
+
+    None where that does not tell it from the others. What else a model gives (features, a loss) has
+    sizes of its own and takes no part in what the sampler does.
+    """
+    if len(places) < 2 or not isinstance(latents, Tensor):
+        return None
+    given = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+    alike = [t for i in places if (t := cast(Tensor, given[i])).shape == latents.shape]
+    return alike[0] if len(alike) == 1 else None
+
+
 def denoised(outputs: Any, places: Sequence[int]) -> dict[str, Tensor]:
     """What the denoiser gave, as a region's value: several outputs become one flat tensor."""
     given = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
