@@ -30,6 +30,7 @@ class Generations:
         self._session = session
         self._states: OrderedDict[Hashable, GenerationState] = OrderedDict()
         self._spare: dict[str, SlotSet] = {}  # of a generation that has ended
+        self._alone = 0  # explicit generations of one call in a row
         session.clock.lost = self.lost
 
     @property
@@ -106,9 +107,21 @@ class Generations:
             state = self._states.pop(track, None)
             self._session.clock.forget(track)
             if state is not None:
+                self._count_calls(state)
                 self._session.finish(state)
                 if self._session.captured is not None:  # captures read slots where they lie
                     self._spare = state.slots
+
+    def _count_calls(self, state: GenerationState) -> None:
+        """Say where one `ditcache.generation` after the other holds a single call."""
+        self._alone = self._alone + 1 if len(state.seen) == 1 else 0
+        if self._alone == 2:
+            self._session.stats.say(
+                "one step",
+                "two generations of one step each: ditcache.generation() was opened and closed "
+                "around one call of the model. Nothing is forecast then; open it once, around the "
+                "whole sampling loop.",
+            )
 
     def end_all(self) -> None:
         """Close every open generation."""
@@ -138,7 +151,12 @@ class Generations:
 def _one_step(moment: Moment) -> str:
     """What to say where every call of the model looks like a generation of its own."""
     text = f"two generations of one step each, ended by: {moment.cause}. Nothing is forecast then. "
-    if moment.changed in ("", "graph", "number of inputs"):
+    if moment.changed == "graph":
+        return text + (
+            "Each call ran through a graph of its own, as where a Python number that changes (the "
+            "time, a step size) became a constant of the graph: pass it as a tensor."
+        )
+    if moment.changed in ("", "number of inputs"):
         return text + (
             "If your sampler takes more steps than one, its calls do not look like its steps."
         )

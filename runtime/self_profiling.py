@@ -50,6 +50,18 @@ class SelfProfiler:
     _profiles: dict[Hashable, Profile] = field(default_factory=dict[Hashable, Profile])
     _failures: Counter[Hashable] = field(default_factory=Counter[Hashable])
     _refined: int = 0
+    _own: list[Plan] = field(default_factory=list[Plan])
+
+    def give_up(self, plan: Plan, plans: list[Plan]) -> None:
+        """Take a plan of ours out of `plans`: a generation went on behind its grid's end.
+
+        It was made from generations that were cut short, and would keep whole ones, which begin
+        alike, from being recorded.
+        """
+        if any(plan is own for own in self._own):
+            plans[:] = [p for p in plans if p is not plan]
+            if self.store is not None:
+                self.store.drop(plan)
 
     def load(self, weights: str) -> list[Plan]:
         """The plans that earlier processes left; their unfinished profiles are taken in."""
@@ -58,7 +70,8 @@ class SelfProfiler:
         for profile in self.store.load_profiles():
             if profile.signature == self.signature:
                 self._profiles[_key(profile, weights)] = profile
-        return [plan for plan in self.store.load() if plan.signature == self.signature]
+        self._own = [plan for plan in self.store.load() if plan.signature == self.signature]
+        return list(self._own)
 
     def due(self) -> bool:
         """Whether the generation that begins should run in full to refine the plan."""
@@ -106,6 +119,7 @@ class SelfProfiler:
             self.stats.plan_seconds += time.perf_counter() - started
         plans[:] = [p for p in plans if not _same_place(p, plan) and p is not again]
         plans.append(plan)
+        self._own.append(plan)
         if store is not None:
             store.save(plan)
             store.drop_profile(profile)

@@ -198,14 +198,16 @@ class Session:
     def finish(self, state: GenerationState) -> None:
         """A generation is over: its recording counts."""
         self._profiler.planned += state.plan is not None
+        if state.outran is not None:
+            self._profiler.give_up(state.outran, self.plans)
         recording, state.recording = state.recording, None
         if recording is None or not recording.seen:
             return
         self.stats.recorded += 1
         if self.collected is not None:
             self.collected.append(recording)
-        elif recording.broken is not None:
-            return
+        elif recording.broken is not None or len(recording.timesteps) == 1:
+            return  # one call is no generation, and what makes it look so is said elsewhere
         elif (again := self.guard.wanted) is not None:
             if self._profiler.take(recording, self.plans, self._weights, again):
                 self.guard.made_anew()

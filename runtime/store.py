@@ -78,10 +78,18 @@ class PlanStore:
 
     def save(self, plan: Plan) -> None:
         """Keep a plan; a folder that cannot be written costs a warning, not the generation."""
-        grid = json.dumps([plan.timesteps, plan.shape, plan.dtype])
-        name = hashlib.sha256(grid.encode()).hexdigest()[:16]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            plan.save(self.folder / f"{name}.plan.json")
+            plan.save(self._place_of(plan))
         except OSError as broken:
             log.warning("cannot remember the plan in %s: %s", self.folder, broken)
+
+    def drop(self, plan: Plan) -> None:
+        """Forget a plan."""
+        with contextlib.suppress(OSError):
+            self._place_of(plan).unlink(missing_ok=True)
+
+    def _place_of(self, plan: Plan) -> Path:
+        grid = json.dumps([plan.timesteps, plan.shape, plan.dtype])
+        name = hashlib.sha256(grid.encode()).hexdigest()[:16]
+        return self.folder / f"{name}.plan.json"
