@@ -175,7 +175,11 @@ def _cached(
     if model is not None:
         shortcut.install(model)
     pure = config.shortcut and dynamo.without_side_effects()
-    return PerModel(graph, session, config, example_inputs, pure=pure)
+    whole = None
+    if config.policy == "none" and not config.cuda_graphs:
+        # After the analysis, which reads the graph: the inner compiler may change it.
+        whole = _uncached(gm, example_inputs, config.inner)
+    return PerModel(graph, session, config, example_inputs, pure=pure, whole=whole)
 
 
 @contextmanager

@@ -35,7 +35,8 @@ class Config:
     - `plan`: a Plan or its path, in place of budget and recording.
     - `policy`: "edf" (the method), a baseline of `passes.portfolio.POLICIES`, one of the zoo
       (`passes.policies.ZOO`) with its own options beside it in place of a budget
-      (`policy_options` here), "exact" (hoisting only, bit-identical) or "none" (compile only).
+      (`policy_options` here), "exact" (hoisting only, bit-identical) or "none" (off: the whole
+      graph goes to `inner` as it was captured, until there is a plan).
     - `profile_generations`: how many generations are recorded before a plan is made by itself.
     - `remember`: keep self-made plans on disk in `cache_dir` (None: the user's cache folder).
     - `inner`: compiler of the parts, "inductor", "eager" or another name that torch.compile takes.

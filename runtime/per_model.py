@@ -12,7 +12,7 @@ from torch import Tensor
 from ..passes.ir import StepGraph
 from ..passes.signature import model_signature
 from .config import Config
-from .executor import StepExecutor
+from .executor import Compiled, StepExecutor
 from .session import Session, registry
 
 
@@ -22,7 +22,8 @@ class PerModel:
     Dynamo compiles a class's forward once and lifts the parameters to inputs, so a second model of
     the same architecture runs through the first one's code. Its generations, plans and figures are
     its own all the same. `config` are the options of this compilation, `inputs` the graph's example
-    inputs, with the first model's weights.
+    inputs, with the first model's weights, `whole` the graph compiled in one piece, where that is
+    to run while there is nothing to cache.
     """
 
     def __init__(
@@ -33,10 +34,12 @@ class PerModel:
         inputs: Sequence[Any],
         *,
         pure: bool,
+        whole: Compiled | None = None,
     ) -> None:
         self._graph = graph
         self._config = config
         self._pure = pure
+        self._whole = whole
         self._signature = model_signature(graph)
         self._weights = [i for i, v in enumerate(inputs) if isinstance(v, torch.nn.Parameter)]
         self._known: dict[int, tuple[weakref.ref[Tensor], StepExecutor]] = {}
@@ -68,10 +71,14 @@ class PerModel:
         return self._executor(session, args)
 
     def _executor(self, session: Session, args: Sequence[Any]) -> StepExecutor:
-        made = StepExecutor(self._graph, session, config=self._config, pure=self._pure)
-        # Lowered now, not on the first call: Dynamo counts it as compile time, and guards that
-        # the inner compiler adds on symbolic sizes are still heard. It may ask for another trace.
-        made.program(None).executable(())
+        made = StepExecutor(
+            self._graph, session, config=self._config, pure=self._pure, whole=self._whole
+        )
+        if self._whole is None:
+            # Lowered now, not on the first call: Dynamo counts it as compile time, and guards that
+            # the inner compiler adds on symbolic sizes are still heard. It may ask for another
+            # trace.
+            made.program(None).executable(())
         session.bind(self._signature, made.weights.of(args), made.macs)
         session.executors.append(made)
         self._remember(args, made)

@@ -140,6 +140,12 @@ class Session:
         return self.enabled and self.config.profiles_itself and self.collected is None
 
     @property
+    def idle(self) -> bool:
+        """Whether there is neither a plan to follow nor anything to record."""
+        recording = self.collected is not None or self.self_profiling or self.guard.wanted
+        return not (self.plans or recording)
+
+    @property
     def outline(self) -> Outline | None:
         """Which regions the model has; None before it was compiled."""
         return outline(self.executors[0].graph) if self.executors else None

@@ -140,7 +140,7 @@ class Summary:
         rows = [
             ("policy", self.policy),
             ("plan", self.plan),
-            ("generations", f"{self.generations} ({self.recorded} recorded)"),
+            ("generations", f"{self.generations} followed, {self.recorded} recorded"),
             ("calls", f"{self.calls}: {self.computed} computed, {self.forecast} forecast"),
             ("MACs", f"{self.macs:.4g} of {self.macs_uncached:.4g} ({self.reduction:.2f}x fewer)"),
             ("slots", self._slot_text()),

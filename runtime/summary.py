@@ -14,6 +14,8 @@ def summary_of(session: Session) -> Summary:
     stats = session.stats
     plan = session.plans[-1] if session.plans else None
     text = "none"
+    if session.idle and any(executor.whole is not None for executor in session.executors):
+        text = f"none: {session.config.inner} runs the step as it was captured, whole"
     if plan is not None:
         first = plan.regions[0]
         error = "" if plan.expected_error is None else f", expected error {plan.expected_error:.2g}"

@@ -40,7 +40,7 @@ def test_the_number_of_compiled_pieces_does_not_grow_with_depth(inner):
         piece_cache(inner).pieces.clear()
         torch._dynamo.reset()
         model = Denoiser(blocks=blocks)
-        close(generate(compiled(model, inner=inner, policy="none")), generate(model))
+        close(generate(compiled(model, inner=inner, policy="exact")), generate(model))
         sizes.append(len(COMPILED))
     assert sizes[0] == sizes[1]
 
@@ -60,7 +60,7 @@ def test_pieces_with_equal_ops_and_other_wiring_are_told_apart(inner):
             return a + 2 * b
 
     model = Crossed()
-    made = compiled(model, inner=inner, policy="none")
+    made = compiled(model, inner=inner, policy="exact")
     for t in (1.0, 0.5):
         close(made(noise(), torch.tensor([t])), model(noise(), torch.tensor([t])))
 
@@ -78,13 +78,13 @@ def test_constants_belong_to_a_pieces_identity(inner):
             return h
 
     model = Powers()
-    made = compiled(model, inner=inner, policy="none")
+    made = compiled(model, inner=inner, policy="exact")
     close(made(noise(), torch.ones(1)), model(noise(), torch.ones(1)))
 
 
 def test_pieces_compiled_under_autocast_are_not_used_without(inner):
     model = Denoiser()
-    made = compiled(model, inner=inner, policy="none")
+    made = compiled(model, inner=inner, policy="exact")
     for _ in range(2):
         with torch.autocast("cpu", torch.bfloat16):
             half = first(made(noise(), torch.ones(1), prompt()))
@@ -99,7 +99,7 @@ def test_pieces_compiled_under_autocast_are_not_used_without(inner):
 def test_graphs_of_symbolic_sizes_do_not_share_pieces(inner):
     model = Denoiser()
     made = torch.compile(
-        model, backend="ditcache", dynamic=True, options={"inner": inner, "policy": "none"}
+        model, backend="ditcache", dynamic=True, options={"inner": inner, "policy": "exact"}
     )
     other = torch.compile(
         Denoiser(seed=1), backend="ditcache", dynamic=True, options={"inner": inner}
@@ -109,9 +109,30 @@ def test_graphs_of_symbolic_sizes_do_not_share_pieces(inner):
         close(generate(other, tokens=tokens), generate(other._orig_mod, tokens=tokens))
 
 
-def test_a_plan_reuses_the_pieces_of_the_uncached_step(inner):
+def test_policy_none_hands_over_the_captured_graph(inner):
+    """Whole and unchanged, until there is a plan; and again when that is gone."""
     model = Denoiser()
     made = compiled(model, inner=inner, policy="none")
+    plain = generate(made)
+    assert len(COMPILED) == 1
+    close(plain, generate(model))
+    summary = ditcache.summary(made)
+    assert (summary.calls, summary.computed, summary.reduction) == (len(grid()), len(grid()), 1.0)
+    assert "the step as it was captured" in str(summary)
+    ditcache.apply(made, make_plan(model))
+    generate(made)
+    assert ditcache.summary(made).forecast > 0
+    assert len(COMPILED) > 1
+    assert "as it was captured" not in str(ditcache.summary(made))
+    ditcache.remove(made)
+    before = len(COMPILED)
+    torch.testing.assert_close(generate(made), plain, rtol=0, atol=0)
+    assert len(COMPILED) == before
+
+
+def test_a_plan_reuses_the_pieces_of_the_uncached_step(inner):
+    model = Denoiser()
+    made = compiled(model, inner=inner, policy="exact")
     generate(made)
     before = len(COMPILED)
     plan = make_plan(model)
