@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .effects import bodies, op_base
-from .ir import CACHE_OPS, flat_nodes, relayout, value_of
+from .functional_ops import relayout
+from .ir import CACHE_OPS, flat_nodes, value_of
 from .symbolic import hint, shape_of, stride_of
 
 _SDPA = torch.nn.functional.scaled_dot_product_attention
@@ -47,9 +48,7 @@ def total_macs(nodes: Iterable[fx.Node]) -> int:
 
 
 def _count(node: fx.Node, alike: dict[Hashable, int]) -> int:
-    if not node.op.startswith("call") or node.target in CACHE_OPS:
-        return 0
-    if node.target is relayout:
+    if not node.op.startswith("call") or node.target in CACHE_OPS or node.target is relayout:
         return 0
     if isinstance(node.target, torch._ops.HigherOrderOperator):
         return sum(total_macs(body.graph.nodes) for body in bodies(node))

@@ -250,19 +250,6 @@ def cache_cond(
     return hit(*operands) if pred else miss(*operands)
 
 
-def functional_setitem(base: Tensor, index: Any, value: Any) -> Tensor:
-    """`base[index] = value` without mutation: gives the changed copy, in base's shape and dtype."""
-    out = base.clone()
-    out[index] = value
-    return out
-
-
-def relayout(value: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """The same values in another memory layout: what follows a forecast expects the traced one."""
-    out = torch.empty_strided(value.shape, stride, dtype=value.dtype, device=value.device)
-    return out.copy_(value)
-
-
 CACHE_OPS = frozenset({cache_forecast, cache_write, cache_probe, cache_decide, cache_cond})
 
 

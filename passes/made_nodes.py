@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from .effects import recompute
-from .ir import Depends, InputKind, kind_of, relayout, set_value, value_of
+from .functional_ops import relayout
+from .ir import Depends, InputKind, kind_of, set_value, value_of
 from .symbolic import is_static, same_layout, stride_of
 
 

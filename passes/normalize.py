@@ -23,7 +23,8 @@ from .effects import (
     storages,
     written,
 )
-from .ir import StepGraph, functional_setitem, set_value, value_of
+from .functional_ops import functional_setitem
+from .ir import StepGraph, set_value, value_of
 from .modules import module_of
 from .names import source_name
 from .symbolic import fresh_like

@@ -16,24 +16,35 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from ..kernels.formats import FORMATS
 from . import pipeline
 from .base import Pass, PassContext, PassError, PassResult
 from .ir import StepGraph
 from .opt_emit import to_dot, to_json, to_python
 from .opt_html import to_html
 from .opt_load import InputError, load
-from .opt_plan import check_signature, from_profile, unprofiled
+from .opt_plan import Wanted, wanted
+from .opt_report import check_writable, statistics_text, times_text, write
 from .opt_stats import stats_text
 from .pipeline import Report
-from .plan_format import Plan, PlanError
+from .plan_format import PlanError
 from .printer import print_graph
-from .profile import Profile, ProfileError
+from .profile import ProfileError
 from .verifier import VerifyError
 
 # Click's, which typer brings along under changing names.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
+EPILOG = """\b
+For example:
+  ditcache-opt flux-dev --height 1024 --width 1024 --stats
+  ditcache-opt flux-emoji --policy taylor-1 --speedup 3 --print-after insert-cache
+  ditcache-opt my_models:make --plan flux-50.plan.json --verify-each
+
+Results go to stdout or -o, dumps and reports to stderr. Exits with 0; with 2 and one line on
+stderr for input that cannot be used; with 1 for a broken rule of the verifier.
+"""
 
 
 class Emit(enum.StrEnum):
@@ -71,7 +82,7 @@ class Printing:
             self.analysed = result.graph if "hoisted" not in result.graph.facts else self.analysed
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def opt(  # noqa: PLR0917
     model: Annotated[
         str, typer.Argument(help="Zoo name, package.module:factory, or file.pt2.")
@@ -103,9 +114,13 @@ def opt(  # noqa: PLR0917
         str,
         typer.Option(help="Make up a plan with it, e.g. taylorseer:order=2,interval=4."),
     ] = "",
-    speedup: Annotated[float, typer.Option(help="Steps over computed steps, for --policy.")] = 2.0,
-    steps: Annotated[int, typer.Option(help="Steps of the grid, for --policy.")] = 50,
-    region: Annotated[str, typer.Option(help="Regions for --policy, by comma.")] = "denoiser",
+    speedup: Annotated[
+        float | None, typer.Option(help="Steps over computed steps, for --policy (2).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the grid, for --policy (50).")] = None,
+    region: Annotated[
+        str | None, typer.Option(help="Regions for --policy, by comma (denoiser).")
+    ] = None,
     slot_budget: Annotated[int | None, typer.Option(help="Most bytes of slots.")] = None,
     slot_format: Annotated[str, typer.Option(help="bf16, fp16, fp8_e4m3 or int8 slots.")] = "",
     emit: Annotated[Emit | None, typer.Option(help="Form of the result.")] = None,
@@ -126,53 +141,40 @@ def opt(  # noqa: PLR0917
     if list_:
         from ..models import zoo
 
-        return _write("\n".join(zoo.names()) + "\n", output)
+        return write("\n".join(zoo.names()) + "\n", output)
     if list_passes:
-        return _write("\n".join(p.name for p in pipeline.DEFAULT) + "\n", output)
+        return write("\n".join(pipeline.BY_NAME) + "\n", output)
     if not model:
         raise InputError("no model given; --list names those of the zoo")
     chosen = _passes(passes, stop_after)
-    before, after = _dumps("--print-before", print_before), _dumps("--print-after", print_after)
-    context = PassContext(slot_budget=slot_budget, slot_format=slot_format or None)
-    if plan is not None and policy:
-        raise InputError("--plan and --policy both give a plan; use one of them")
-    if profile is not None:
-        context.profile = Profile.load(profile)
-    stored = Plan.load(plan) if plan is not None else None
     if stats and not any(p.name == "form-regions" for p in chosen):
         raise InputError("--stats needs regions: run at least up to form-regions")
-    _check_writable(output)
+    before, after = _dumps("--print-before", print_before), _dumps("--print-after", print_after)
+    asked = wanted(plan, profile, policy, speedup=speedup, steps=steps, region=region)
+    if slot_format and slot_format not in FORMATS:
+        raise InputError(f"--slot-format: no {slot_format!r}; there are {', '.join(FORMATS)}")
+    check_writable(output)
+    context = PassContext(
+        profile=asked.profile, slot_budget=slot_budget, slot_format=slot_format or None
+    )
+    printing = Printing(before, after, print_after_change, context)
     sizes = {"height": height, "width": width, "frames": frames, "batch": batch}
     graph = load(model, sizes, dynamic=dynamic)
-    printing = Printing(before, after, print_after_change, context)
-
-    def bind(classified: StepGraph) -> None:
-        if context.profile is not None:
-            check_signature(classified, "profile", context.profile.signature)
-        if stored is not None:
-            check_signature(classified, "plan", stored.signature)
-            context.plan = stored
-        elif policy and context.profile is not None:
-            context.plan = from_profile(context.profile, policy, speedup)
-        elif policy:
-            regions = tuple(region.split(","))
-            context.plan = unprofiled(classified, policy, speedup, steps, regions)
-
-    graph = _run(graph, chosen, printing, bind, "full" if verify_each else "fast")
+    graph = _run(graph, chosen, printing, asked, "full" if verify_each else "fast")
     if time_passes:
-        _times(printing.report)
+        sys.stderr.write(times_text(printing.report))
     if pass_statistics:
-        _statistics(printing.report)
+        sys.stderr.write(statistics_text(printing.report))
     text = ""
     if stats and printing.analysed is not None:
         text += stats_text(printing.analysed, graph.slots)
     if emit is not None or not stats:
         text += ("\n" if text else "") + _emit(emit or Emit.TEXT, graph, printing)
-    _write(text, output)
+    write(text, output)
 
 
 def _run(
-    graph: StepGraph, chosen: Sequence[Pass], printing: Printing, bind: Any, check: str
+    graph: StepGraph, chosen: Sequence[Pass], printing: Printing, asked: Wanted, check: str
 ) -> StepGraph:
     """Run the passes; the plan is bound once the regions are known, which policies name."""
     names = [p.name for p in chosen]
@@ -186,7 +188,7 @@ def _run(
         printing.report.stats += report.stats
         printing.report.changed += report.changed
         if part and not bound:
-            bind(graph)
+            printing.context.plan = asked.bind(graph)
     return graph
 
 
@@ -231,41 +233,6 @@ def _emit(form: Emit, graph: StepGraph, printing: Printing) -> str:
             return to_html(graph, printing.analysed, plan)
         case Emit.PYTHON:
             return to_python(graph)
-
-
-def _times(report: Report) -> None:
-    total = sum(s for _, s in report.seconds)
-    lines = [f"{'pass':<18}{'seconds':>9}{'share':>8}"]
-    for name, seconds in report.seconds:
-        lines.append(f"{name:<18}{seconds:>9.3f}{seconds / total if total else 0:>8.1%}")
-    lines.append(f"{'total':<18}{total:>9.3f}")
-    sys.stderr.write("\n".join(lines) + "\n")
-
-
-def _statistics(report: Report) -> None:
-    for name, stats in report.stats:
-        figures = ", ".join(f"{k}: {v}" for k, v in stats.items()) or "nothing to report"
-        sys.stderr.write(f"{name}: {figures}\n")
-
-
-def _check_writable(path: Path | None) -> None:
-    """Find out before the work that the result has nowhere to go."""
-    if path is None:
-        return
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"cannot write {path}: not a file in a folder that exists and is writable")
-
-
-def _write(text: str, path: Path | None) -> None:
-    if path is None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        return
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import fx
 
 from .base import PassContext
+from .functional_ops import relayout
 from .ir import (
     InputKind,
     StepGraph,
@@ -16,7 +17,6 @@ from .ir import (
     cache_write,
     kind_of,
     output_node,
-    relayout,
 )
 from .printer import node_text
 from .verifier_rules import Violation, arms_of
