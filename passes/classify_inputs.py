@@ -50,8 +50,7 @@ class ClassifyInputs:
 
     Result::
 
-        graph @step(%timestep: f32[2] timestep, %text: f32[2,7,8] condition,
-                    %hidden_states: f32[2,16,8] latents, 10 parameters)
+        graph @step(%timestep: f32[2] timestep, %text: f32[2,7,8] condition, %hidden_states: …
     """
 
     name: ClassVar[str] = "classify-inputs"

@@ -27,20 +27,20 @@ class LowerCond:
 
     Given::
 
-        variant 2 (tail, blocks.1: compute) writes $blocks.1 $probe.0  // 12.8 kMAC {
+        variant 2 (tail, blocks[1:2]: compute) writes $blocks[1:2] $probe.0  // 9.73 kMAC {
           …
-          %linear_5 = linear(%h, …) : f32[2,16,8] @blocks.1
-          %sub_1 = sub(%linear_5, %x_1) : f32[2,16,8]
-          %out = linear(%linear_5, …) : f32[2,16,8] @out
-          yield ((%out,), (%sub_1, %sub))
+          %h_1 = add(%x_1, %linear_6) : f32[2,16,8] @blocks.1
+          %sub_1 = sub(%h_1, %h) : f32[2,16,8]
+          %linear_7 = linear(%h_1, …) : f32[2,16,8] @out
+          yield ((%linear_7,), (%sub_1, %sub))
         }
 
     Result::
 
-        variant 4 (body, blocks.1: compute) writes $blocks.1 $probe.0  // 10.7 kMAC {
+        variant 4 (body, blocks[1:2]: compute) writes $blocks[1:2] $probe.0  // 7.68 kMAC {
           …
-          %linear_5 = linear(%h, …) : f32[2,16,8] @blocks.1
-          %sub_1 = sub(%linear_5, %x_1) : f32[2,16,8]
+          %h_1 = add(%x_1, %linear_6) : f32[2,16,8] @blocks.1
+          %sub_1 = sub(%h_1, %h) : f32[2,16,8]
           yield ((), (%sub_1, %sub))
         }
     """

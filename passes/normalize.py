@@ -53,15 +53,22 @@ class Normalize:
 
     Given::
 
-        %out = empty_like(%h) : f32[2,16,8]
-        %setitem = setitem(%out, (..., 0::2), %mul_1)
-        return (%out,)
+        %out = empty_like(%h, dtype=bf16) : bf16[2,16,8]
+        %getitem = getitem(%h, (..., 0::2)) : f32[2,16,4]
+        %setitem = setitem(%out, (..., 0::2), %getitem)
+        …
+        %add_ = .add_(%out, %getitem_2) : bf16[2,16,8]
+        return (%add_,)
 
     Result::
 
-        %out = empty_like(%h) : f32[2,16,8]
-        %setitem = functional_setitem(%out, (..., 0::2), %mul_1) : f32[2,16,8]
-        return (%setitem,)
+        %out = empty_like(%h, dtype=bf16) : bf16[2,16,8]
+        %getitem = getitem(%h, (..., 0::2)) : f32[2,16,4]
+        %setitem = functional_setitem(%out, (..., 0::2), %getitem) : bf16[2,16,8]
+        …
+        %add = .add(%setitem_1, %getitem_2) : f32[2,16,8]
+        %to = .to(%add, bf16) : bf16[2,16,8]
+        return (%to,)
     """
 
     name: ClassVar[str] = "normalize"

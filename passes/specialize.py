@@ -44,23 +44,33 @@ class Specialize:
 
     Given::
 
-        %cache_cond = cache.cond %plan_blocks_0_mlp $blocks.0.mlp { hit: …  miss: … }
+        %cache_cond = cache.cond %plan_blocks_0_mlp $blocks.0.mlp {
+          hit:
+          …
+          miss:
+          …
+        }
         %getitem_1 = getitem(%cache_cond, 0) : f32[2,16,8] @blocks.0.mlp
         %h = add(%x, %getitem_1) : f32[2,16,8] @blocks.0
-        return (%h,)
+        …
+        return (%linear_4,)
 
     Result::
 
         variant 0 (blocks.0.mlp: compute) writes $blocks.0.mlp  // 9.73 kMAC {
+          …
           %mul = mul(%x, %emb) : f32[2,16,8] @blocks.0
           %linear_3 = linear(%mul, …) : f32[2,16,8] @blocks.0.mlp
           %h = add(%x, %linear_3) : f32[2,16,8] @blocks.0
-          yield ((%h,), (%linear_3,))
+          …
+          yield ((%linear_4,), (%linear_3,))
         }
         variant 1 (blocks.0.mlp: forecast)  // 7.68 kMAC {
+          …
           %cache_forecast = cache.forecast $blocks.0.mlp, %weights_blocks_0_mlp : f32[2,16,8]
           %h = add(%x, %cache_forecast) : f32[2,16,8] @blocks.0
-          yield ((%h,), ())
+          …
+          yield ((%linear_4,), ())
         }
     """
 

@@ -17,13 +17,13 @@ class TagStability:
     `d` is the root-mean-square over steps of |y_{t+1} - y_t| / |y_t|. Below `threshold` the
     region is stable: a forecast from few values will do. Without a profile nothing is claimed.
 
-    Given (and a profile in which @blocks.3 drifts by 0.031)::
+    Given (and a profile in which the denoiser drifts by 0.021)::
 
-        region @blocks.3 (%h_3) -> (%h_4) [volatile]  // block, 7.68 kMAC, 6 ops
+        region denoiser (%hidden_states, %kv, %emb) -> (%linear_4) [volatile]  // denoiser, …
 
     Result::
 
-        region @blocks.3 (%h_3) -> (%h_4) [stable d=0.031]  // block, 7.68 kMAC, 6 ops
+        region denoiser (%hidden_states, %kv, %emb) -> (%linear_4) [stable d=0.021]  // denoiser, …
     """
 
     threshold: float = 0.25

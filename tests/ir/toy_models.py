@@ -234,10 +234,10 @@ class StepBlock(nn.Module):
 class Step(nn.Module):
     """The model in the documentation."""
 
-    def __init__(self):
+    def __init__(self, depth: int = 1):
         super().__init__()
         self.time = nn.Linear(1, D)
-        self.blocks = nn.ModuleList([StepBlock()])
+        self.blocks = nn.ModuleList(StepBlock() for _ in range(depth))
         self.out = nn.Linear(D, D)
 
     def forward(self, hidden_states: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
@@ -246,6 +246,34 @@ class Step(nn.Module):
         for block in self.blocks:
             h = block(h, emb, text)
         return self.out(h)
+
+
+class Written(nn.Module):
+    """The model on normalize's page: writes by index and by method, in another type."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(D, D)])
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        h = self.blocks[0](x)
+        out = torch.empty_like(h, dtype=torch.bfloat16)
+        out[..., 0::2] = h[..., 0::2]
+        out[..., 1::2] = h[..., 1::2]
+        return out.add_(t[:, None, None])
+
+
+class Twice(nn.Module):
+    """The model on cleanup's page: computes one thing twice and another for nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.q = nn.Linear(D, D)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        a, b = self.q(x), self.q(x)
+        torch.relu(a)
+        return a + b
 
 
 def inputs(batch: int = 2, tokens: int = 16) -> dict[str, Tensor]:
