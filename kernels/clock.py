@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .launch import launching_on, needs_device
+from .launch import launches, launching_on, needs_device
 
 BLOCK = 1024
 TOLERANCE = 0.25
@@ -145,7 +145,7 @@ def clock(timestep: Tensor, grid: Grid, dial: Dial) -> None:
         raise ValueError(f"clock needs a timestep of real numbers, got {got}")
     needs_device("clock", "the timestep", timestep, dial.state.device)
     needs_device("clock", "the grid", grid.timesteps, dial.state.device)
-    if timestep.is_cuda:
+    if launches(timestep):
         _clock_triton(timestep, grid, dial)
     else:
         clock_reference(timestep, grid, dial)

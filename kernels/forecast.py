@@ -18,6 +18,7 @@ from .launch import (
     MAX_HISTORY as MAX_HISTORY,  # noqa: PLC0414  # also reached from here
 )
 from .launch import (
+    launches,
     launching_on,
     needs_device,
     needs_fp8,
@@ -82,7 +83,7 @@ def forecast(
     ):
         got = f"{out.dtype}{list(out.shape)}"
         raise ValueError(f"forecast writes a contiguous tensor of the entries' type, got {got}")
-    if data.is_cuda:
+    if launches(data):
         return _forecast_triton(slot, weights, row, add, out)
     if isinstance(slot, Packed):
         made = forecast_reference(slot, weights, row=row, add=add)

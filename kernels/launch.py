@@ -10,8 +10,15 @@ from torch import Tensor
 
 MAX_HISTORY = 4
 """Entries of a ring that one kernel reads."""
+DEVICES = frozenset({"cuda"})
+"""Devices on which the Triton kernels run; on any other one the references do."""
 FP8_CAPABILITY = (8, 9)
 """The first compute capability whose hardware converts fp8-e4m3."""
+
+
+def launches(value: Tensor) -> bool:
+    """Whether a kernel runs for values there, rather than its reference."""
+    return value.device.type in DEVICES
 
 
 def launching_on(device: torch.device) -> AbstractContextManager[object]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from .forecast import forecast_reference
 from .formats import SCALE_BLOCK, Packed, format_of
 from .launch import (
+    launches,
     launching_on,
     needs_device,
     needs_fp8,
@@ -74,9 +75,7 @@ def distance_reference(
         (reference.data, reference.scales) if isinstance(reference, Packed) else (reference, None)
     )
     ring = Packed(data, scales, torch.float32)
-    if weights is None:
-        weights = torch.ones(1, device=value.device)
-    r = forecast_reference(ring, weights, row=row)
+    r = ring.entry(0) if weights is None else forecast_reference(ring, weights, row=row)
     v = value.to(torch.float32)
     pair = (v - r).flatten(), (r if relative_to == "reference" else v).flatten()
     if norm == "l1":
@@ -160,7 +159,7 @@ def probe(
             got = f"{limit.dtype}{list(limit.shape)}"
             raise ValueError(f"probe needs a limit f32[1], or f32[steps] with a row, got {got}")
         needs_device("probe", "limit", limit, value.device)
-    if value.is_cuda:
+    if launches(value):
         return _probe_triton(
             value,
             reference,
@@ -238,6 +237,40 @@ def _probe_triton(
             PARTS=PARTS,
         )
     return figures
+
+
+def decide(
+    figures: Tensor,
+    limit: Tensor,
+    verdict: Verdict,
+    *,
+    accumulate: bool = False,
+    sticky: bool = False,
+) -> None:
+    """Compare a distance that was probed before with a limit, as `probe` does in the same call.
+
+    figures: f32[2], a probe's; limit: f32[1]. One program on CUDA; the host waits for nothing.
+    """
+    needs_device("decide", "the limit", limit, figures.device)
+    if not launches(figures):
+        verdict_reference(figures, limit, verdict, accumulate=accumulate, sticky=sticky)
+        return
+    with launching_on(figures.device):
+        verdict_kernel()[(1,)](  # the figures are the sums of a single part, of one number
+            figures,
+            figures,
+            limit,
+            None,
+            verdict.flag,
+            verdict.running,
+            1.0,
+            1,
+            1,
+            SQUARE=False,
+            ACCUMULATE=accumulate,
+            STICKY=sticky,
+            PARTS=PARTS,
+        )
 
 
 @functools.cache

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from .formats import SCALE_BLOCK, Format, Packed, format_of, pack_reference
-from .launch import launching_on, needs_device, needs_fp8, needs_index, needs_values, row_of
+from .launch import (
+    launches,
+    launching_on,
+    needs_device,
+    needs_fp8,
+    needs_index,
+    needs_values,
+    row_of,
+)
 
 TILE = 1024
 """Numbers in one tile where nothing is sketched; a sketch's tile is as wide as the sketch."""
@@ -89,7 +97,7 @@ def write(
         _check_slot(value, slot, position, row)
     if signs is not None:
         _check_sketch(value, signs, rows, width)
-    if value.is_cuda:
+    if launches(value):
         return _write_triton(value, slot, position, row=row, signs=signs, rows=rows, width=width)
     if slot is not None:
         write_reference(value, slot, position, row=row)

@@ -16,7 +16,7 @@ from ..passes.policies import ZOO, make
 from ..passes.portfolio import POLICIES
 
 EXACT_POLICIES = ("exact", "none")
-ACTIONS = ("off", "warn", "densify", "recalibrate")
+ACTIONS = ("off", "warn", "densify", "compute", "recalibrate")
 """What the guard may do."""
 # Keys that torch.compile itself reads; it may pass them on to a backend.
 IGNORED = frozenset({"guard_filter_fn"})
@@ -49,8 +49,8 @@ class Config:
       gives them).
     - `shortcut`: answer skipped steps without Dynamo's guards (`runtime/shortcut.py`).
     - `guard`: what to do where the model changes much faster than in calibration: "off", "warn",
-      "densify" (compute more of this generation) or "recalibrate" (record the next generations and
-      plan anew).
+      "densify" (compute more of this generation), "compute" (all that is left of it) or
+      "recalibrate" (record the next generations and plan anew).
     - `cuda_graphs`: on a CUDA device capture each variant and replay it; `graph_budget`: bytes for
       what captures hold (None: no bound).
     - `device_decisions`: policies that decide by data do so on the device where their rule is a

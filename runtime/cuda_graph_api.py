@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from . import if_node
 from .config import Config
 from .cuda_graphs import Graphs
 from .stats import Stats
@@ -48,6 +49,8 @@ class CudaGraphApi:
             graph, pool=pool, stream=side, capture_error_mode="thread_local"
         )
         before = torch.cuda.current_stream()
+        kept: list[Any] = []
+        token = if_node.bodies.set(kept)
         try:
             with _capturing, capturing, last:
                 outputs = run()
@@ -58,7 +61,9 @@ class CudaGraphApi:
             failed.add_note(f"The last op was {last.name or 'a compiled kernel'}.")
             raise
         finally:
+            if_node.bodies.reset(token)
             torch.cuda.set_stream(before)  # a capture that fails to end leaves the side stream
+        graph.bodies = kept  # pyright: ignore[reportAttributeAccessIssue]
         return graph, outputs
 
     def pool(self) -> object:

@@ -206,6 +206,11 @@ class Captured:
             self._replays += 1
             return graphs.replay(self, key, capture, args)
 
+    @property
+    def given_up(self) -> bool:
+        """Whether nothing is captured any more."""
+        return self._given_up
+
     def addresses(self, args: Sequence[Any]) -> tuple[int, ...]:
         """Where the weights among the inputs lie."""
         found: list[int] = []

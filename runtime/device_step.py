@@ -1,4 +1,9 @@
-"""A step whose decision the host does not wait for: head, decision, body under it, tail, in one."""
+"""Steps whose decision the host does not wait for: each is one callable that can be captured.
+
+`DeviceStep` is that of a policy that decides by data, `GuardedStep` that of a static plan which a
+generation may leave. Under capture what is decided about becomes a conditional node; otherwise the
+host reads the flag and branches.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels.probe import Verdict, verdict_reference
+from ..kernels.clock import Dial, Grid, clock
+from ..kernels.probe import Verdict, decide
 from ..passes.policies import Limit
+from . import if_node
 from .capture import InputUse
 from .cuda_graphs import Captured, Graphs
-from .executable import Executable, Ref
+from .executable import Executable, Inner, Ref
 from .late_reads import to_device
-
-NO_NODES = (
-    "conditional nodes in CUDA graphs need torch 2.12 or later, this is {}: each decision is made "
-    "on the host, which waits for the device"
-)
+from .memo import storages
 
 
 class DeviceStep:
-    """Runs the parts that lower-cond made of a step, as one callable that can be captured.
+    """Runs the parts that lower-cond made of a step: head, decision, body under it, tail.
 
-    The body refreshes the slots in place and the tail reads them, whether it ran or not. Captured,
-    the body is a conditional node; otherwise the flag is read and the host branches.
+    The body refreshes the slots in place and the tail reads them, whether it ran or not.
     """
 
     def __init__(
@@ -40,17 +42,10 @@ class DeviceStep:
         self._accumulate = limit.accumulate
         self._limit = limit.limit
         self._limits: dict[torch.device, Tensor] = {}
-        found = {
-            ref: use
-            for part in (head, body, tail)
-            for ref, use in zip(part.inputs, part.uses, strict=True)
-            if ref.source != "carried"
-        }
+        found = _uses(head, body, tail)
         self.inputs = tuple(found)
         uses = (*found.values(), InputUse.KEPT, InputUse.SLOT, InputUse.SLOT)
-        self._call: Callable[..., Any] = self._run
-        if graphs is not None:
-            self._call = Captured(self._run, uses, "a step decided on the device", graphs)
+        self._call = whole(self._run, uses, "a step decided on the device", graphs)
 
     def __call__(self, values: Sequence[Any], verdict: Verdict) -> tuple[Any, dict[str, Tensor]]:
         """Run the step on the values of `inputs`; gives its outputs and what is to be written.
@@ -66,49 +61,141 @@ class DeviceStep:
     def _run(self, *values: Any) -> Any:
         *given, limit, flag, running = values
         env = dict(zip(self.inputs, given, strict=True))
-        (figures,), kept = self.head.plain(*(env[ref] for ref in self.head.inputs))
+        (figures,), kept = _part(self.head, self._call, env)
         names = self.head.variant.carried
         env |= {Ref("carried", name=n): v for n, v in zip(names, kept, strict=True)}
-        verdict = Verdict(flag, running)
-        verdict_reference(figures, limit, verdict, accumulate=self._accumulate, sticky=False)
+        decide(figures, limit, Verdict(flag, running), accumulate=self._accumulate)
 
-        def refreshed() -> dict[str, Tensor]:
-            _, made = self.body.plain(*(env[ref] for ref in self.body.inputs))
-            return dict(zip(self.body.variant.writes, made, strict=True))
+        def made() -> dict[str, Tensor]:
+            _, values = _part(self.body, self._call, env)
+            return dict(zip(self.body.variant.writes, values, strict=True))
 
-        rings = {ref.name: env[ref] for ref in self.inputs if ref.source == "slot"}
-        refresh(flag, refreshed, rings)
-        return self.tail.plain(*(env[ref] for ref in self.tail.inputs))
+        def take(values: Mapping[str, Tensor]) -> None:
+            for slot, value in values.items():
+                env[Ref("slot", name=slot)][0].copy_(value)
+
+        branch(flag, made, take, warm=_captured(self._call))
+        return _part(self.tail, self._call, env)
 
 
-def refresh(
-    flag: Tensor, values: Callable[[], Mapping[str, Tensor]], rings: Mapping[str, Tensor]
+class GuardedStep:
+    """Runs a step that a static plan skips: forecast, and computed where the plan was left.
+
+    That is where the guard has raised its flag at a computed step, and where the timestep is not
+    the one that the plan is at. What the computing variant gives then overwrites the forecast.
+    `inner` are the prologues that it alone needs.
+    """
+
+    def __init__(
+        self,
+        skip: Executable,
+        full: Executable,
+        inner: Sequence[Inner],
+        graphs: Graphs | None,
+    ) -> None:
+        self.skip, self.full, self._inner = skip, full, inner
+        self.macs = full.variant.macs + sum(part.macs for part in inner)  # where it computes
+        made = {Ref("hoisted", name=n) for part in inner for n in part.outputs}
+        uses = _uses(skip, full, *inner)
+        found = {ref: use for ref, use in uses.items() if ref not in made}
+        self.inputs = tuple(found)
+        uses = (*found.values(), InputUse.VALUE, *[InputUse.SLOT] * 5)
+        self._call = whole(self._run, uses, "a guarded step", graphs)
+
+    def __call__(
+        self, values: Sequence[Any], timestep: Tensor, grid: Grid, dial: Dial, flag: Tensor
+    ) -> tuple[Any, Tensor]:
+        """Run the step on the values of `inputs`; gives its outputs, and i32[1]: if it computed."""
+        at = (timestep, grid.timesteps, grid.within, grid.computes, dial.state, flag)
+        return self._call(*values, *at)
+
+    def _run(self, *values: Any) -> Any:
+        *given, timestep, times, within, computes, state, flag = values
+        env = dict(zip(self.inputs, given, strict=True))
+        dial = Dial(state)
+        clock(timestep, Grid(times, within, computes), dial)
+        outputs, _ = _part(self.skip, self._call, env)
+        outputs = unshared(outputs, storages(given))
+        left = flag | dial.unknown
+
+        def made() -> Any:
+            now = dict(env)
+            for part in self._inner:
+                values = part.run(*(now[ref] for ref in part.inputs))
+                now |= {
+                    Ref("hoisted", name=n): v for n, v in zip(part.outputs, values, strict=True)
+                }
+            return _part(self.full, self._call, now)[0]
+
+        # Nothing to load: at computed steps the variant has run before.
+        branch(left, made, lambda full: _overwrite(outputs, full), warm=False)
+        return outputs, left
+
+
+def branch(
+    flag: Tensor, made: Callable[[], Any], take: Callable[[Any], None], *, warm: bool
 ) -> None:
-    """Where `flag`, i32[1], is set: compute values and write them over the rings [1, *shape].
+    """Where `flag`, i32[1], is set: `take` what `made` gives.
 
-    Under capture a conditional node. On a device without, the values are computed in either case:
-    it is the call before the capture, in which every kernel has to be loaded.
+    Under capture a conditional node. `warm`: a capture follows, so what is made is made in either
+    case, in order that every kernel is loaded.
     """
     if flag.is_cuda and torch.cuda.is_current_stream_capturing():
-        graph = _capturing()
-        graph.begin_capture_to_if_node(flag.bool().reshape(()))
-        try:
-            _write(values(), rings)
-        finally:
-            graph.end_capture_to_conditional_node()
+        with if_node.if_node(flag):
+            take(made())
         return
-    made = values() if flag.is_cuda else None
+    if flag.is_cuda and if_node.missing() is None:
+        if_node.prepare(flag.device)
+    warm = warm and flag.is_cuda
+    values = made() if warm else None
     if flag.item():
-        _write(values() if made is None else made, rings)
+        take(values if warm else made())
 
 
-def _write(values: Mapping[str, Tensor], rings: Mapping[str, Tensor]) -> None:
-    for slot, value in values.items():
-        rings[slot][0].copy_(value)
+def whole(
+    run: Callable[..., Any], uses: Sequence[InputUse], name: str, graphs: Graphs | None
+) -> Callable[..., Any]:
+    """`run`, to be captured as a whole where there are captures and conditional nodes."""
+    if graphs is None:
+        return run
+    if (why := if_node.missing()) is not None:
+        graphs.stats.say("if node", why)
+        return run
+    return Captured(run, uses, name, graphs)
 
 
-def _capturing() -> Any:
-    kind: Any = torch.cuda.CUDAGraph
-    if not hasattr(kind, "begin_capture_to_if_node"):
-        raise RuntimeError(NO_NODES.format(torch.__version__))
-    return kind.get_currently_capturing_graph()
+def unshared(value: Any, kept: set[int]) -> Any:
+    """A result without storage that others keep: whoever gets it may write into it."""
+    if isinstance(value, Tensor):
+        return value.clone() if storages([value]) & kept else value
+    if isinstance(value, (tuple, list)):
+        return type(value)(unshared(v, kept) for v in value)
+    return value
+
+
+def _captured(call: Callable[..., Any]) -> bool:
+    return isinstance(call, Captured) and not call.given_up
+
+
+def _part(part: Executable, call: Callable[..., Any], env: Mapping[Ref, Any]) -> Any:
+    """Run a part of a step: inside the step's capture, or in one of its own."""
+    run = part.plain if isinstance(call, Captured) else part.run
+    return run(*(env[ref] for ref in part.inputs))
+
+
+def _uses(*parts: Executable | Inner) -> dict[Ref, InputUse]:
+    """The inputs of several parts, but for what one carries over to the next."""
+    return {
+        ref: use
+        for part in parts
+        for ref, use in zip(part.inputs, part.uses, strict=True)
+        if ref.source != "carried"
+    }
+
+
+def _overwrite(outputs: Any, values: Any) -> None:
+    if isinstance(outputs, Tensor):
+        outputs.copy_(values)
+    elif isinstance(outputs, (tuple, list)):
+        for mine, value in zip(outputs, values, strict=True):
+            _overwrite(mine, value)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..passes.ir import Variant
+from torch import Tensor, fx
+
+from ..passes.ir import InputKind, Variant, kind_of
 from .capture import InputUse
 from .cuda_graphs import Captured
+from .slots import SlotSet
+
+Rows = Mapping[str, Tensor]  # region -> f32[K], the forecast weights in the ring's physical order
 
 
 @dataclass(frozen=True)
@@ -34,3 +39,51 @@ class Executable:
     def plain(self) -> Callable[..., Any]:
         """What runs, without a capture of its own: for what is part of a larger one."""
         return self.run.run if isinstance(self.run, Captured) else self.run
+
+
+@dataclass(frozen=True)
+class Inner:
+    """A prologue that runs inside of a step: what it gives, by name, and its inputs resolved."""
+
+    outputs: tuple[str, ...]
+    run: Callable[..., Any]
+    inputs: tuple[Ref, ...]
+    uses: tuple[InputUse, ...]
+    macs: int
+
+
+def gather(
+    refs: Sequence[Ref],
+    args: Sequence[Any],
+    slots: SlotSet | None,
+    rows: Rows,
+    named: Mapping[str, Any],
+) -> list[Any]:
+    """The values that inputs stand for; `named` are hoisted and carried ones."""
+    values: list[Any] = []
+    for ref in refs:
+        if ref.source == "arg":
+            values.append(args[ref.index])
+        elif ref.source in ("hoisted", "carried"):
+            values.append(named[ref.name])
+        elif ref.source == "row":
+            values.append(rows[ref.name])
+        else:
+            assert slots is not None
+            values.append(slots.rings[ref.name].buffer)
+    return values
+
+
+_USES = {
+    InputKind.PARAMETER: InputUse.WEIGHT,
+    InputKind.SLOT: InputUse.SLOT,
+    InputKind.CONDITION: InputUse.KEPT,
+    InputKind.HOISTED: InputUse.KEPT,
+    InputKind.WEIGHTS: InputUse.KEPT,
+}
+
+
+def use_of(node: fx.Node) -> InputUse:
+    """How a capture gets the input that a placeholder stands for."""
+    kind = kind_of(node)
+    return InputUse.VALUE if kind is None else _USES.get(kind, InputUse.VALUE)

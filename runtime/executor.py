@@ -4,30 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from ..kernels.probe import verdict_on
 from ..passes.ir import StepGraph
 from ..passes.plan_format import Plan
-from ..passes.policies import device_limit
 from . import dispatcher, stepped
 from .config import Config
-from .dispatcher import Decision, GenerationState
-from .judge import judge_of
-from .keep import keep, push
-from .late_reads import waits
 from .program import Program
 from .programs import Programs
-from .roles import denoised_indices
-from .row_tensors import RowTensors
 from .session import Session
 from .slots import SlotSet
 from .step_inputs import StepInputs
 from .track import Moment
-from .values import all_finite, any_waits, by_region, denoised, finite_flag, main_of, sample
+from .ways import Step, Ways
 from .weights import WeightMark
 
 
@@ -42,15 +32,12 @@ class Call:
 
 Compiled = Callable[..., Any]
 
-NOT_FINITE = "NaN or infinity in a forecast"
-NOT_FINITE_THEN = "The rest of the generation computes in full."
-
 # Where the calls of this thread or task are noted, for who wants to know.
 observer: ContextVar[list[Call] | None] = ContextVar("ditcache_observer", default=None)
 
 
 class StepExecutor:
-    """Runs one compiled step: asks the clock when it is, the dispatcher what to do, does it.
+    """Runs one compiled step: asks the clock when it is, the dispatcher what to do, `Ways` does it.
 
     `graph` is the analysed step (passes up to tag-stability). A program is specialised and
     lowered from it for each plan in use, and one without a plan, whose denoiser output is written
@@ -75,10 +62,9 @@ class StepExecutor:
         self.whole = whole
         self.session = session
         self._inputs = StepInputs(graph)
-        self._denoised = denoised_indices(graph)
         self.weights = WeightMark(graph.graph)
         self._programs = Programs(graph, session.captured)
-        self._rows = RowTensors()
+        self._ways = Ways(graph, session, self._inputs, self.program, self._refuses)
         self._checked: tuple[Any, int] | None = None  # the generation that weights were checked in
         self._macs = graph.region("denoiser").macs if graph.regions else 0
         self._macs += self.program(None).hoisted_macs
@@ -129,12 +115,12 @@ class StepExecutor:
             return None
         if moment.step == 1 and stepped.comes_back(state, sighting.latents):
             return None
-        if not unchanged():
+        if self._ways.guarded(args) is not None or not unchanged():
             return None
         slots = state.slots[moment.branch]
         step = moment.step + state.offset
-        row_tensors = self._rows.of_step(plan, step, rows, slots)
-        outputs = program.forecast(slots, row_tensors, lambda made: self._sound(made, state))
+        row_tensors = self._ways.rows.of_step(plan, step, rows, slots)
+        outputs = program.forecast(slots, row_tensors, lambda made: self._ways.sound(made, state))
         if outputs is None:
             return None
         session.clock.enter(sighting)
@@ -157,12 +143,12 @@ class StepExecutor:
         moment = self._inputs.moment(args, session.clock)
         self._check_weights(moment, args)
         if not session.enabled:
-            return self._full(args)
+            return self._ways.full(args)
         if moment is None:
             if session.stats.calls == 1:
                 # A number is a constant to Dynamo until it has changed: the next call may tell.
                 session.stats.fallbacks["no timestep"] += 1
-                return self._full(args)
+                return self._ways.full(args)
             listed = ", ".join(self._inputs.steering) or "none"
             session.stats.fall_back(
                 "no timestep",
@@ -172,7 +158,7 @@ class StepExecutor:
                 "(compile_repeated_blocks), compile the whole denoiser: a step cannot be seen "
                 "from one of its blocks.",
             )
-            return self._full(args)
+            return self._ways.full(args)
         state = session.generations.state(moment)
         slots = state.slots.setdefault(moment.branch, SlotSet())
         if moment.step == 1:
@@ -189,14 +175,12 @@ class StepExecutor:
         if state.plan is not None and len(state.seen) > 1 and self._inputs.wait(args):
             session.clock.announce(moment, state.plan.timesteps[state.offset :])
         if decision.plan is not None and self._refuses(decision.plan):
-            return self._full(args, moment, state)
+            return self._ways.full(args, moment, state)
         if decision.reason is not None:
             session.stats.fall_back(decision.reason, decision.detail)
         if decision.plan is None:
-            return self._full(args, moment, state)
-        return self._planned(args, moment, state, slots, decision)
-
-    # Ways to run -----------------------------------------------------------------------------
+            return self._ways.full(args, moment, state)
+        return self._ways.planned(Step(args, moment, state, slots), decision)
 
     def _as_captured(self, whole: Compiled, args: Sequence[Any]) -> Any:
         """Run what the inner compiler made of the graph; the clock need not know of this call."""
@@ -206,161 +190,6 @@ class StepExecutor:
         stats.macs += self._macs
         stats.macs_uncached += self._macs
         return whole(*args)
-
-    def _full(
-        self,
-        args: Sequence[Any],
-        moment: Moment | None = None,
-        state: GenerationState | None = None,
-    ) -> Any:
-        """Compute everything; hand the regions' outputs to the recording, if there is one."""
-        program = self.program(None)
-        outputs, values = program.run(program.full, args, None, {})
-        self.session.stats.computed += 1
-        if state is not None and moment is not None and moment.step == 0:
-            stepped.note(state, self._given(outputs))
-        recording = state.recording if state is not None else None
-        if recording is not None and moment is not None:
-            latents, found = self._inputs.latents(args), by_region(values, program.region_of)
-            main = main_of(outputs, self._denoised, latents)
-            recording.add(moment, latents, found, main)
-        return outputs
-
-    def _planned(
-        self,
-        args: Sequence[Any],
-        moment: Moment,
-        state: GenerationState,
-        slots: SlotSet,
-        decision: Decision,
-    ) -> Any:
-        plan = decision.plan
-        assert plan is not None
-        program = self.program(plan)
-        carried: dict[str, Any] | None = None
-        if program.decides and decision.rows and program.has_references(slots):
-            return self._decided(args, moment, state, slots, decision)
-        if plan.rule is not None:
-            judge = judge_of(state, moment.branch, plan)
-            decision, carried = judge.decide(decision, program, args, slots, moment.step)
-        modes = program.modes(decision.rows)
-        if not program.has(modes):
-            modes = program.full
-        stats = self.session.stats
-        if any(modes):
-            if not self.session.replaying:
-                state.recording = None  # a generation with forecasts is no measurement
-            rows = self._rows.of_step(plan, decision.step, decision.rows, slots)
-            outputs, values = program.run(modes, args, slots, rows, carried)
-            if not self._sound(outputs, state):
-                state.full = NOT_FINITE
-                stats.fall_back(NOT_FINITE, NOT_FINITE_THEN)
-                return self._full(args, moment, state)
-            stats.forecast += 1
-            if state.recording is not None:
-                given, latents = self._of_parts(plan, outputs), self._inputs.latents(args)
-                main = main_of(outputs, self._denoised, latents)
-                state.recording.add(moment, latents, given, main)
-        else:
-            outputs, values = program.run(modes, args, slots, {}, carried)
-            stats.computed += 1
-            if moment.step == 0:
-                stepped.note(state, self._given(outputs))
-            if state.recording is not None or moment.step == 0:
-                latents, found = self._inputs.latents(args), by_region(values, program.region_of)
-                if moment.step == 0 and plan.guidance is not None:
-                    state.guidance.saw(latents, found.get("denoiser"))
-                if state.recording is not None:
-                    found |= self._of_parts(plan, outputs)
-                    main = main_of(outputs, self._denoised, latents)
-                    state.recording.add(moment, latents, found, main)
-        if values:
-            self.session.guard.look(state, decision, slots, values, program.region_of)
-            if state.sample is None:
-                decision = self._suited(moment, state, decision, outputs)
-            if decision.plan is not None:
-                program = self.program(decision.plan)
-                keep(self.session, program, moment, state, slots, decision, values)
-        return outputs
-
-    def _decided(
-        self,
-        args: Sequence[Any],
-        moment: Moment,
-        state: GenerationState,
-        slots: SlotSet,
-        decision: Decision,
-    ) -> Any:
-        """A step whose plan leaves the decision to the device: what it was is counted later."""
-        plan, stats = decision.plan, self.session.stats
-        assert plan is not None
-        assert plan.rule is not None
-        program, limit = self.program(plan), device_limit(plan.rule)
-        assert limit is not None
-        if slots.verdict is None:
-            slots.verdict = verdict_on(next(iter(slots.rings.values())).buffer.device)
-        flag = slots.verdict.flag
-        rows = self._rows.of_step(plan, decision.step, decision.rows, slots)
-        outputs, values = program.decided(limit, args, slots, rows, slots.verdict)
-        state.recording = None
-
-        def count(computed: Tensor) -> None:
-            if computed.item():
-                stats.computed += 1
-                stats.macs += program.body_macs
-            else:
-                stats.forecast += 1
-
-        if waits(flag):
-            self.session.late.read(flag, count)
-        else:
-            count(flag)
-        if not self._sound(outputs, state):
-            state.full = NOT_FINITE
-            stats.fall_back(NOT_FINITE, NOT_FINITE_THEN)
-            return self._full(args, moment, state)
-        push(self.session, program, moment.step, state, slots, values)
-        return outputs
-
-    def _suited(
-        self, moment: Moment, state: GenerationState, decision: Decision, outputs: Any
-    ) -> Decision:
-        """The decision once the output's shape is seen: perhaps another plan's, or none's."""
-        state.sample = sample(outputs, self._denoised)
-        if state.sample is None or decision.plan is None or state.sample.suits(decision.plan):
-            return decision
-        state.plan = None  # there may be one for this shape on the same grid
-        decision = dispatcher.decide(state, moment, None, self.session.plans_for(state))
-        if decision.plan is None:
-            self.session.stats.fall_back(decision.reason or "", decision.detail)
-        elif self._refuses(decision.plan):
-            return replace(decision, plan=None)
-        return decision
-
-    def _of_parts(self, plan: Plan, outputs: Any) -> dict[str, Tensor]:
-        """What a plan for parts of the denoiser gave, at every step something new, for replays."""
-        whole = any(s.region == "denoiser" for s in plan.regions)
-        return {} if whole or not self.session.replaying else denoised(outputs, self._denoised)
-
-    def _given(self, outputs: Any) -> Any:
-        """What the denoiser gave, if that is one output."""
-        if len(self._denoised) != 1:
-            return None
-        return outputs[self._denoised[0]] if isinstance(outputs, (tuple, list)) else outputs
-
-    def _sound(self, outputs: Any, state: GenerationState) -> bool:
-        """Whether a forecast is finite; on a device that is taken for granted and seen later."""
-
-        def seen(flag: Tensor) -> None:
-            if not flag.item():
-                state.full = NOT_FINITE
-                self.session.stats.fall_back(state.full, NOT_FINITE_THEN)
-
-        flag = finite_flag(outputs) if any_waits(outputs) else None
-        if flag is None:
-            return all_finite(outputs)
-        self.session.late.read(flag, seen)
-        return True
 
     # Parts -----------------------------------------------------------------------------------
 
@@ -376,7 +205,7 @@ class StepExecutor:
     def forget_programs(self) -> None:
         """Drop all programs, e.g. because other regions are to be recorded."""
         self._programs.clear()
-        self._rows.clear()
+        self._ways.rows.clear()
 
     def _refuses(self, plan: Plan) -> bool:
         """Whether a plan does not fit this graph; counted at every call, tried once."""

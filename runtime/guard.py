@@ -8,18 +8,22 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..kernels.probe import probe
 from ..passes.densify import densify
 from ..passes.plan_format import Plan
 from .dispatcher import Decision, GenerationState
-from .late_reads import LateReads, waits
+from .late_reads import LateReads, to_device, waits
 from .slots import SlotSet
 from .stats import Stats
 
 FACTOR = 2.5
 """Times the calibrated rms at which a residual is an alarm."""
-LOOKED_AT = 4096
-"""Numbers of an output that are compared, evenly spread: enough for a ratio to within percents."""
 DENSE_HELD = 64
+LEFT = "the generation left its plan"
+WAITS = (
+    "guard='compute' waits for the device at each computed step: for the decision to stay on the "
+    "device, cuda_graphs has to be on and conditional nodes have to be there"
+)
 
 
 @dataclass
@@ -30,16 +34,18 @@ class Guard:
     it; |y - forecast| / |y| over its calibrated rms is the strain. More than `FACTOR` is an alarm,
     once a generation: it says that the sample is harder than those calibrated on, not that the plan
     is bad. Then `warn` counts it and says so once, `densify` computes more of what is left of this
-    generation, and `recalibrate` has the next generations recorded. A grid that is not the plan's
-    is not seen here but by the dispatcher.
+    generation, `compute` all of it, and `recalibrate` has the next generations recorded. A grid
+    that is not the plan's is not seen here but by the dispatcher.
 
-    On a CUDA device `densify` waits for the device at each computed step; otherwise the figures are
-    read late, and an alarm comes some calls after its step.
+    On a CUDA device the figures are read late, and an alarm comes some calls after its step;
+    `densify` waits for them. So does `compute`, unless decisions stay `on_device`: a check raises a
+    flag there, which the skipped steps that follow obey (`device_step.GuardedStep`).
     """
 
     action: str
     stats: Stats
     late: LateReads
+    on_device: bool = False
     wanted: Plan | None = None  # to be made anew, set by "recalibrate"
     _dense: dict[tuple[int, int], tuple[Plan, Plan | None]] = field(
         default_factory=dict[tuple[int, int], "tuple[Plan, Plan | None]"]
@@ -67,31 +73,44 @@ class Guard:
         if rms == 0.0 or ring is None or len(ring.steps) < used:
             return
         value = values[names[0]]
-        stride = max(1, value.numel() // LOOKED_AT)
-        truth = value.reshape(-1)[::stride].float()
-        made = torch.zeros_like(truth)
-        for k in range(used):
-            made.add_(ring.entry(k).reshape(-1)[::stride].float(), alpha=weights[k])
-        strain = (truth - made).norm() / (truth.norm() * rms).clamp_min(1e-30)
+        numbers = torch.tensor([*ring.physical(weights), FACTOR * rms], device="cpu")
+        numbers = to_device(numbers, value.device)
+        figures = probe(
+            value,
+            ring.buffer,
+            weights=numbers[:-1],
+            norm="l2",
+            relative_to="value",
+            limit=numbers[-1:],
+            verdict=slots.verdict_on(value.device),
+            sticky=True,
+        )
 
-        def judge(strain: Tensor) -> None:
-            if self._count(strain) > FACTOR and not state.alarmed:
+        def judge(figures: Tensor) -> None:
+            moved, size = figures.tolist()
+            if self._count(moved / max(size * rms, 1e-30)) > FACTOR and not state.alarmed:
                 self._alarm(state, plan, decision.step)
 
-        if waits(strain) and self.action != "densify":
-            self.late.read(strain, judge)
+        if waits(figures) and not self._waits():
+            self.late.read(figures, judge)
         else:
-            judge(strain)
+            judge(figures)
+
+    def _waits(self) -> bool:
+        """Whether what follows from an alarm has to be known before the next step."""
+        if self.action == "compute" and not self.on_device:
+            self.stats.say("guard waits", WAITS)
+            return True
+        return self.action == "densify"
 
     def made_anew(self) -> None:
         """The plan has been replaced; from now on alarms are counted, so that this happens once."""
         self.wanted, self.action = None, "warn"
 
-    def _count(self, strain: Tensor) -> float:
-        found = float(strain)
+    def _count(self, strain: float) -> float:
         self.stats.checks += 1
-        self.stats.worst_strain = max(self.stats.worst_strain, found)
-        return found
+        self.stats.worst_strain = max(self.stats.worst_strain, strain)
+        return strain
 
     def _alarm(self, state: GenerationState, plan: Plan, step: int) -> None:
         state.alarmed = True
@@ -101,6 +120,8 @@ class Guard:
             if denser is not None:
                 state.plan = denser
                 self.stats.densified += 1
+        elif self.action == "compute":
+            state.full = LEFT
         elif self.action == "recalibrate" and self.wanted is None:
             self.wanted = plan
         self.stats.say(

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..kernels.probe import probe
 from ..passes.forecasters import Taylor
-from ..passes.ir import cache_probe
 from ..passes.plan_format import Plan
 from ..passes.policies import Reading, decider
 from .dispatcher import Decision, GenerationState
@@ -57,7 +57,7 @@ class Judge:
         return replace(decision, rows=rows), carried
 
     def skips(self, step: int, probes: Sequence[Tensor]) -> bool:
-        """Whether to forecast this step; `probes` are f32[2] as `cache_probe` gives them.
+        """Whether to forecast this step; `probes` are f32[2] as `kernels.probe` gives them.
 
         A probe that is not finite means: compute.
         """
@@ -84,9 +84,9 @@ class Judge:
             if ring is None or not ring.steps or not ring.fits(value):
                 moved.append(None)
             else:
-                probe = cache_probe(value, ring.entry(0).unsqueeze(0))
                 # The size that counts from here on is the new value's.
-                moved.append(torch.stack([probe[0], value.to(torch.float32).abs().mean()]))
+                before = ring.entry(0).unsqueeze(0)
+                moved.append(probe(value, before, relative_to="value"))
         self._pending.append((step, moved))
 
     def row(self, row: tuple[float, ...], ring: Ring, step: int) -> tuple[float, ...]:

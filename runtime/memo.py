@@ -43,7 +43,7 @@ class PrologueMemo:
     """
 
     def __init__(self, run: Callable[..., Any], budget: int) -> None:
-        self._run = run
+        self.run = run
         self._budget = budget
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
         self._weights: dict[int, tuple[weakref.ref[Tensor], bytes]] = {}
@@ -54,13 +54,13 @@ class PrologueMemo:
         """The prologue's results for these inputs, and whether they were remembered."""
         key = _key(inputs) if self._budget else None
         if key is None:
-            return tuple(self._run(*inputs)), False
+            return tuple(self.run(*inputs)), False
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None:
                 self._entries.move_to_end(key)
                 return entry.values, True
-        values = _unshared(self._run(*inputs), inputs)
+        values = _unshared(self.run(*inputs), inputs)
         size = sum(tensor_bytes(v) for v in values)
         if size <= self._budget:
             self._put(key, Entry(values, size, object()), inputs)

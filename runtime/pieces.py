@@ -12,13 +12,14 @@ from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import free_symbols
 
 from ..kernels.forecast import forecast
+from ..kernels.probe import probe
 from ..passes.form_regions import block_path
 from ..passes.ir import Depends, cache_forecast, cache_probe, depends_of, value_of
 from ..passes.modules import module_of
 
 RUNTIME_OPS: dict[Any, Any] = {
     cache_forecast: forecast,
-    cache_probe: cache_probe,
+    cache_probe: probe,
 }
 
 

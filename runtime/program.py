@@ -8,21 +8,19 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from ..kernels.clock import Dial, Grid
 from ..kernels.formats import FORMATS
 from ..kernels.probe import Verdict
 from ..passes.ir import InputKind, Prologue, StepGraph, kind_of, placeholders
 from ..passes.policies import Limit
-from .capture import InputUse
 from .cuda_graphs import Captured, Graphs
-from .device_step import DeviceStep
+from .device_step import DeviceStep, GuardedStep, unshared
 from .dynamo import compile_lock
-from .executable import Executable, Ref
+from .executable import Executable, Inner, Ref, Rows, gather, use_of
 from .lower import lower
 from .memo import PrologueMemo, storages
 from .slots import SlotSet
 from .stats import Stats
-
-Rows = Mapping[str, Tensor]  # region -> f32[K], the forecast weights in the ring's physical order
 
 
 class Program:
@@ -41,6 +39,7 @@ class Program:
         self.graph = graph
         self._graphs = graphs
         self._device: DeviceStep | None = None
+        self._guarded: dict[tuple[bool, ...], GuardedStep] = {}
         self.scheduled = graph.scheduled
         self.histories = {s.name: s.history for s in graph.slots}
         self.formats = {s.name: FORMATS.get(s.format) for s in graph.slots}
@@ -107,7 +106,7 @@ class Program:
             wanted |= needed
         order = tuple(p.name for p in self.graph.prologues if p.name in wanted)
         run = self._timed(variant.module, self._inner)
-        uses = tuple(_use(n) for n in placeholders(variant.module.graph))
+        uses = tuple(use_of(n) for n in placeholders(variant.module.graph))
         if self._graphs is not None and variant.macs:  # a forecast alone is one kernel already
             run = Captured(run, uses, f"variant {_text(stage, modes)}", self._graphs)
         return Executable(variant, run, refs, uses, order)
@@ -127,7 +126,7 @@ class Program:
         ready = self.executable(modes, "whole" if carried is None else "tail")
         (outputs, writes), hoisted = self._call(ready, args, slots, rows, carried or {})
         if hoisted:
-            outputs = _own(outputs, storages(hoisted.values()))
+            outputs = unshared(outputs, storages(hoisted.values()))
         return outputs, dict(zip(ready.variant.writes, writes, strict=True))
 
     def head(
@@ -160,10 +159,42 @@ class Program:
         order = dict.fromkeys(p.name for p in self.graph.prologues)
         wanted = [name for name in order if any(name in part.prologues for part in parts)]
         hoisted = self._hoisted(wanted, args, rows)
-        values = self._gather(step.inputs, args, slots, rows, hoisted)
+        values = gather(step.inputs, args, slots, rows, hoisted)
         outputs, writes = step(values, verdict)
         self._stats.macs += step.head.variant.macs + step.tail.variant.macs
-        return _own(outputs, storages(hoisted.values())), writes
+        return unshared(outputs, storages(hoisted.values())), writes
+
+    def guarded(  # noqa: PLR0917
+        self,
+        modes: tuple[bool, ...],
+        args: Sequence[Any],
+        slots: SlotSet,
+        rows: Rows,
+        timestep: Tensor,
+        clock: tuple[Grid, Dial],
+        flag: Tensor,
+    ) -> tuple[Any, Tensor, int]:
+        """Run a variant that forecasts, and compute in full after all where `flag` is set.
+
+        Gives the outputs, i32[1] that tells whether it was computed, and the MACs of that, which
+        are for the caller to count.
+        """
+        skip, full = self.executable(modes), self.executable(self.full)
+        late = [n for n in full.prologues if n == "step" and n not in skip.prologues]
+        step = self._guarded.get(modes)
+        if step is None:
+            inner = [self._inner_prologue(name) for name in late]
+            step = self._guarded[modes] = GuardedStep(skip, full, inner, self._graphs)
+        order = dict.fromkeys((*full.prologues, *skip.prologues))
+        hoisted = self._hoisted([name for name in order if name not in late], args, rows)
+        values = gather(step.inputs, args, slots, rows, hoisted)
+        self._stats.macs += skip.variant.macs
+        return *step(values, timestep, *clock, flag), step.macs
+
+    def _inner_prologue(self, name: str) -> Inner:
+        prologue, memo, refs = self._memos[name]
+        uses = tuple(use_of(n) for n in placeholders(prologue.module.graph))
+        return Inner(prologue.outputs, memo.run, refs, uses, prologue.macs)
 
     @property
     def body_macs(self) -> int:
@@ -181,7 +212,7 @@ class Program:
         """Run a variant after the prologues that it reads; gives its result and their values."""
         hoisted = self._hoisted(ready.prologues, args, rows)
         named = {**hoisted, **carried} if carried else hoisted
-        result = ready.run(*self._gather(ready.inputs, args, slots, rows, named))
+        result = ready.run(*gather(ready.inputs, args, slots, rows, named))
         self._stats.macs += ready.variant.macs
         return result, hoisted
 
@@ -192,7 +223,7 @@ class Program:
         hoisted: dict[str, Tensor] = {}
         for name in prologues:
             prologue, memo, refs = self._memos[name]
-            values, hit = memo.get(self._gather(refs, args, None, rows, hoisted))
+            values, hit = memo.get(gather(refs, args, None, rows, hoisted))
             hoisted.update(zip(prologue.outputs, values, strict=True))
             if hit:
                 self._stats.hoist_hits[name] += 1
@@ -212,7 +243,7 @@ class Program:
             return None
         if not all(r.source in ("slot", "row") for r in ready.inputs):
             return None
-        outputs, writes = ready.run(*self._gather(ready.inputs, (), slots, rows, {}))
+        outputs, writes = ready.run(*gather(ready.inputs, (), slots, rows, {}))
         if writes or not sound(outputs):
             return None
         self._stats.macs += ready.variant.macs
@@ -239,27 +270,6 @@ class Program:
                 refs.append(Ref("arg", index=self._index[node.name]))
         return tuple(refs)
 
-    @staticmethod
-    def _gather(
-        refs: Sequence[Ref],
-        args: Sequence[Any],
-        slots: SlotSet | None,
-        rows: Rows,
-        named: Mapping[str, Any],
-    ) -> list[Any]:
-        values: list[Any] = []
-        for ref in refs:
-            if ref.source == "arg":
-                values.append(args[ref.index])
-            elif ref.source in ("hoisted", "carried"):
-                values.append(named[ref.name])
-            elif ref.source == "row":
-                values.append(rows[ref.name])
-            else:
-                assert slots is not None
-                values.append(slots.rings[ref.name].buffer)
-        return values
-
     def _timed(self, module: fx.GraphModule, inner: str) -> Callable[..., Any]:
         started = time.perf_counter()
         made = lower(module, inner)
@@ -267,29 +277,6 @@ class Program:
         return made
 
 
-_USES = {
-    InputKind.PARAMETER: InputUse.WEIGHT,
-    InputKind.SLOT: InputUse.SLOT,
-    InputKind.CONDITION: InputUse.KEPT,
-    InputKind.HOISTED: InputUse.KEPT,
-    InputKind.WEIGHTS: InputUse.KEPT,
-}
-
-
-def _use(node: fx.Node) -> InputUse:
-    kind = kind_of(node)
-    return InputUse.VALUE if kind is None else _USES.get(kind, InputUse.VALUE)
-
-
 def _text(stage: str, modes: tuple[bool, ...]) -> str:
     """A variant's name in messages: its stage, and c or f for each region."""
     return f"{stage} {''.join('f' if m else 'c' for m in modes)}".rstrip()
-
-
-def _own(value: Any, kept: set[int]) -> Any:
-    """A result without storage that the memo keeps: the caller may write into what it gets."""
-    if isinstance(value, Tensor):
-        return value.clone() if storages([value]) & kept else value
-    if isinstance(value, (tuple, list)):
-        return type(value)(_own(v, kept) for v in value)
-    return value

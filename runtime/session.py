@@ -20,6 +20,7 @@ from .dispatcher import GenerationState
 from .generations import Generations
 from .guard import Guard
 from .guidance_watch import suits
+from .if_node import missing
 from .late_reads import waits
 from .recorder import SKETCH_WIDTH, Recording
 from .registry import registry
@@ -56,8 +57,9 @@ class Session:
         self.macs = 0
         self.executors: list[StepExecutor] = []
         self.hoisted_bytes: list[Callable[[], int]] = []
-        self.guard = Guard(config.guard, self.stats, self.late)
         self.captured = graphs_for(config, self.stats)
+        on_device = self.captured is not None and missing() is None
+        self.guard = Guard(config.guard, self.stats, self.late, on_device)
         self._profiler = SelfProfiler(config, self.stats)
         self._given: list[weakref.ref[object]] = []  # the calls of torch.compile for this model
         self.generations = Generations(self)

@@ -7,6 +7,8 @@ import functools
 import torch
 from torch import Tensor
 
+from ..kernels.write import write
+
 SEED = 0x5EED
 MOST_ROWS = 64
 """Batches up to this size are sketched sample by sample, larger ones as one vector."""
@@ -23,14 +25,14 @@ def sketch_rows(value: Tensor, width: int, rows: int) -> Tensor:
     width' is `width`, or what a sample holds where that is less. Sample by sample no error of one
     sample's inner products gets into another's, and one can be judged without the others.
     """
-    flat = value.detach().reshape(rows, -1).to(torch.float32)
-    size = flat.shape[1]
+    value = value.detach()
+    size = value.numel() // rows
     if width == 0 or size <= width:
-        return flat.flatten().clone()
-    signs = signs_of(size, width, flat.device)
-    if signs.numel() != size:
-        flat = torch.nn.functional.pad(flat, (0, signs.numel() - size))
-    return (flat * signs).view(rows, -1, width).sum(1).flatten()
+        return value.reshape(-1).to(torch.float32, copy=True)
+    signs = signs_of(size, width, value.device)
+    made = write(value, None, signs=signs, rows=rows, width=width)
+    assert made is not None
+    return made.flatten()
 
 
 def sketch(value: Tensor, width: int) -> Tensor:

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..kernels.clock import Dial, Grid, grid_on
 from ..kernels.formats import Format, Packed
-from ..kernels.probe import Verdict
+from ..kernels.probe import Verdict, verdict_on
 from ..kernels.write import write
+from ..passes.plan_format import Plan
+from .late_reads import to_device
 
 
 class Ring:
@@ -85,10 +88,32 @@ class SlotSet:
         self.rings: dict[str, Ring] = {}
         self._leads: dict[str, str] = {}
         self.verdict: Verdict | None = None  # of decisions that a device makes
+        self._clock: tuple[Plan, Grid, Dial] | None = None
+        self._ticks = False  # whether the clock was set in this generation
 
     def of(self, schedule: str) -> Ring | None:
         """A ring of that schedule; those that share one are written at the same steps."""
         return self.rings.get(self._leads.get(schedule, schedule))
+
+    def verdict_on(self, device: torch.device) -> Verdict:
+        """What probes of this branch have said so far, where they say it."""
+        if self.verdict is None or self.verdict.flag.device != device:
+            self.verdict = verdict_on(device)
+        return self.verdict
+
+    def clock(self, plan: Plan, step: int, device: torch.device) -> tuple[Grid, Dial]:
+        """The device's clock; begins at `step` of the plan. Setting it waits for no device."""
+        known = self._clock
+        if known is None or known[0] is not plan or known[2].state.device != device:
+            host = grid_on("cpu", plan.timesteps)
+            parts = (host.timesteps, host.within, host.computes)
+            dial = Dial(torch.empty(4, dtype=torch.int32, device=device))
+            known = self._clock = (plan, Grid(*(to_device(t, device) for t in parts)), dial)
+            self._ticks = False
+        if not self._ticks:
+            known[2].clear(step)
+            self._ticks = True
+        return known[1:]
 
     def push(
         self,
@@ -119,6 +144,7 @@ class SlotSet:
 
     def clear(self) -> None:
         """Forget all values, keep the storage."""
+        self._ticks = False
         for ring in self.rings.values():
             ring.clear()
         if self.verdict is not None:

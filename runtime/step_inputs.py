@@ -45,19 +45,19 @@ class StepInputs:
     def moment(self, args: Sequence[Any], clock: Clock) -> Moment | None:
         """Enter a call; None if neither input nor scope tells the time."""
         latents, steering = self.latents(args), self._steering(args)
-        foreseen = clock.foresee(self._timestep_of(args), latents, steering, self._names)
+        foreseen = clock.foresee(self.timestep(args), latents, steering, self._names)
         if foreseen is not None:
             return clock.enter(foreseen)
-        timestep = read_timestep(self._timestep_of(args))
+        timestep = read_timestep(self.timestep(args))
         return clock.tick(timestep, latents, steering, self._names)
 
     def look(self, args: Sequence[Any], clock: Clock) -> Sighting | None:
         """The moment of a call that is not entered yet; None if no input tells the time."""
         latents, steering = self.latents(args), self._steering(args)
-        foreseen = clock.foresee(self._timestep_of(args), latents, steering, self._names)
+        foreseen = clock.foresee(self.timestep(args), latents, steering, self._names)
         if foreseen is not None:
             return foreseen
-        timestep = read_timestep(self._timestep_of(args))
+        timestep = read_timestep(self.timestep(args))
         if timestep is None:
             return None
         return clock.look(timestep, latents, steering, self._names)
@@ -73,7 +73,8 @@ class StepInputs:
         parts = [args[i].reshape(-1) for i in self._latents]
         return torch.cat(parts) if parts else None
 
-    def _timestep_of(self, args: Sequence[Any]) -> Any:
+    def timestep(self, args: Sequence[Any]) -> Any:
+        """The timestep of a call as the model gets it, None where no input tells it."""
         return args[self._timestep] if self._timestep is not None else None
 
     def _steering(self, args: Sequence[Any]) -> list[Any]:

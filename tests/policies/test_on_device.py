@@ -6,9 +6,9 @@ import ditcache
 import pytest
 import torch
 from ditcache.passes.policies import device_limit, make
-from ditcache.runtime import cuda_graphs, device_step, session
+from ditcache.runtime import cuda_graphs, device_step, if_node, session
 from ditcache.runtime.cuda_graphs import Graphs
-from ditcache.runtime.device_step import refresh
+from ditcache.runtime.device_step import branch
 from ditcache.runtime.session import session_of
 
 from ..runtime.fake_graphs import FakeApi
@@ -99,7 +99,7 @@ def test_nothing_is_read_at_a_decision(monkeypatch):
     wanted = results(made)
     reads = pretend(monkeypatch, made, delay=2)
     # The branch itself reads here, as there is no device that could take it.
-    monkeypatch.setattr(device_step, "refresh", unread(reads))
+    monkeypatch.setattr(device_step, "branch", unread(reads))
     found = []
 
     def forward(*args):
@@ -117,12 +117,12 @@ def test_nothing_is_read_at_a_decision(monkeypatch):
 
 
 def unread(reads):
-    def branch(flag, values, rings):
+    def decided(*args, **kwargs):
         reads.paused = True
-        refresh(flag, values, rings)
+        branch(*args, **kwargs)
         reads.paused = False
 
-    return branch
+    return decided
 
 
 def state_of(session):
@@ -135,6 +135,8 @@ def state_of(session):
 def test_a_step_is_captured_as_one(monkeypatch):
     wanted, _ = results(prepared("firstblockcache", {"threshold": 0.15}, device_decisions=True))
     monkeypatch.setattr(cuda_graphs, "DEVICES", frozenset({"cpu"}))
+    for module in (session, if_node):
+        monkeypatch.setattr(module, "missing", lambda: None)
     api = FakeApi(live=lambda: list(state_of(session_of(made))))
     monkeypatch.setattr(session, "graphs_for", lambda c, stats: Graphs(api, stats, c.graph_budget))
     made = prepared("firstblockcache", {"threshold": 0.15}, device_decisions=True, cuda_graphs=True)

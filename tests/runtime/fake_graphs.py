@@ -19,6 +19,10 @@ def leaves(value: Any) -> list[Tensor]:
     return [t for v in value for t in leaves(v)] if isinstance(value, (tuple, list)) else []
 
 
+def spoil(value: Tensor) -> None:
+    value.fill_(float("nan") if value.is_floating_point() else -(2**30))
+
+
 class FakeGraph:
     def __init__(self, api: FakeApi, pool: list[FakeGraph], run: Callable[[], Any]) -> None:
         self.api, self.pool, self.run = api, pool, run
@@ -28,7 +32,7 @@ class FakeGraph:
         self.result = self._like(made, iter(self.outputs))
         self.freed = False
         for t in self.outputs:
-            t.fill_(float("nan"))  # a capture runs nothing
+            spoil(t)  # a capture runs nothing
         pool.append(self)
 
     def _like(self, value: Any, parts: Iterator[Tensor]) -> Any:
@@ -42,7 +46,7 @@ class FakeGraph:
         assert not self.freed
         for other in self.pool:
             for t in other.outputs:
-                t.fill_(float("nan"))
+                spoil(t)
         for mine, now in zip(self.outputs, leaves(self.run()), strict=True):
             mine.copy_(now)
 

@@ -6,6 +6,7 @@ import ditcache
 import pytest
 import torch
 from ditcache.passes.densify import densify
+from ditcache.runtime.guard import LEFT
 
 from .helpers import Denoiser, compiled, counting, first, generate, grid, noise, prompt
 
@@ -68,6 +69,20 @@ def test_densify_computes_more_of_an_odd_generation_and_nothing_more_of_others()
     assert summary.fallbacks == {}
 
 
+def test_compute_computes_the_rest_of_an_odd_generation_and_nothing_more_of_others():
+    _, made, plan = guarded("compute")
+    with counting() as ran:
+        generate(made, 30, timesteps=grid(20))
+    assert ran["body"] == plan.computed_steps
+    assert ditcache.summary(made).fallbacks == {}
+    with counting() as ran:
+        odd(made, 0)
+    left = ditcache.summary(made).fallbacks[LEFT]
+    computed = plan.regions[0].computed
+    assert 19 - left in computed, "the alarm is raised at a computed step"
+    assert ran["body"] == left + sum(s <= 19 - left for s in computed)
+
+
 def test_a_denser_plan_keeps_the_past_and_carries_its_error():
     _, _, plan = guarded("off")
     region = plan.regions[0]
@@ -95,6 +110,6 @@ def test_recalibrate_records_the_next_generations_and_plans_anew():
 
 def test_unknown_actions_are_refused():
     with pytest.raises(
-        torch._dynamo.exc.BackendCompilerFailed, match="off, warn, densify, recalibrate"
+        torch._dynamo.exc.BackendCompilerFailed, match="off, warn, densify, compute, recalibrate"
     ):
         generate(compiled(Denoiser(), guard="panic"))

@@ -1,0 +1,139 @@
+"""A static plan that is left on the device: the same steps computed as where the host decides."""
+
+from __future__ import annotations
+
+import ditcache
+import pytest
+import torch
+from ditcache.runtime import cuda_graphs, device_step, if_node, session, ways
+from ditcache.runtime.cuda_graphs import Graphs
+from ditcache.runtime.guard import LEFT
+from ditcache.runtime.session import session_of
+
+from .fake_graphs import FakeApi
+from .helpers import Denoiser, compiled, first, generate, grid, noise, prompt
+from .late import pretend
+from .test_guard import odd
+
+STEPS = 20
+
+
+def announced(run, model, seed: int, **more):
+    with ditcache.generation(timesteps=grid(STEPS)):
+        return run(model, seed, **more)
+
+
+@pytest.fixture(scope="module")
+def plan():
+    made = compiled(Denoiser(), policy="edf", remember=False)
+    profile = ditcache.calibrate(made, lambda i: generate(made, i, timesteps=grid(STEPS)), 6)
+    return profile.plan(3.0)
+
+
+@pytest.fixture(scope="module")
+def host(plan):
+    """What comes out where the host decides: images by seed, and what it says of an odd one."""
+    made = compiled(Denoiser(), policy="none", guard="compute")
+    made(noise(), torch.ones(1), prompt())
+    ditcache.apply(made, plan)
+    images = {s: announced(generate, made, s, timesteps=grid(STEPS)) for s in (30, 31)}
+    ditcache.reset(made)
+    images["odd"] = announced(odd, made, 3)
+    return images, ditcache.summary(made)
+
+
+def state_of(session):
+    for slots in (slots for g in session.generations.open() for slots in g.slots.values()):
+        if slots.verdict is not None:
+            yield from (slots.verdict.flag, slots.verdict.running)
+        if slots._clock is not None:
+            yield slots._clock[2].state
+
+
+@pytest.fixture
+def on_device(monkeypatch, plan, host):
+    """A model under the plan whose guard decides on a device that is none; and what it read."""
+    monkeypatch.setattr(cuda_graphs, "DEVICES", frozenset({"cpu"}))
+    for module in (session, if_node):
+        monkeypatch.setattr(module, "missing", lambda: None)
+    api = FakeApi(live=lambda: list(state_of(session_of(made))))
+    monkeypatch.setattr(session, "graphs_for", lambda c, stats: Graphs(api, stats, c.graph_budget))
+    made = compiled(Denoiser(), policy="none", guard="compute", cuda_graphs=True)
+    made(noise(), torch.ones(1), prompt())
+    ditcache.apply(made, plan)
+    announced(generate, made, 1, timesteps=grid(STEPS))
+    ditcache.reset(made)
+    reads = pretend(monkeypatch, made, delay=10**6)
+    # What a device would do by itself reads here, where there is none.
+    for module, name in ((device_step, "branch"), (device_step, "clock"), (ways, "clock")):
+        monkeypatch.setattr(module, name, unread(getattr(module, name), reads))
+    return made, reads
+
+
+def unread(call, reads):
+    def quietly(*args, **kwargs):
+        reads.paused = True
+        call(*args, **kwargs)
+        reads.paused = False
+
+    return quietly
+
+
+def test_a_usual_generation_computes_what_the_plan_says(on_device, plan, host):
+    made, reads = on_device
+    found = []
+
+    def forward(*args):
+        reads.found.clear()
+        out = made(*args)
+        found.append(list(reads.found))
+        return out
+
+    for seed in (30, 31):
+        found.clear()
+        before = ditcache.summary(made).computed
+        image = announced(generate, forward, seed, timesteps=grid(STEPS))
+        assert ditcache.summary(made).computed - before == plan.computed_steps
+        assert found[1:] == [[]] * (STEPS - 1), "nothing is read after the first step"
+        assert torch.equal(image, host[0][seed])
+    summary = ditcache.summary(made)
+    assert summary.replays > STEPS
+    assert not summary.uncaptured
+    assert not summary.fallbacks
+    assert summary.computed + summary.forecast == summary.calls
+
+
+def test_one_that_leaves_the_plan_is_computed_from_there_on(on_device, host):
+    made, _ = on_device
+    images, theirs = host
+    assert torch.equal(announced(odd, made, 3), images["odd"])
+    ours = ditcache.summary(made)
+    assert theirs.fallbacks[LEFT] > 3
+    assert ours.fallbacks.get(LEFT, 0) < theirs.fallbacks[LEFT], "the device knew before the host"
+    assert "1 alarms" in ours.guard
+    assert "1 alarms" in theirs.guard
+    assert ours.computed == theirs.computed
+    assert torch.equal(announced(generate, made, 30, timesteps=grid(STEPS)), images[30])
+
+
+def test_a_timestep_that_is_not_the_plans_is_computed_by_the_device(on_device):
+    """The host foresees a step that it does not read; the clock on the device does."""
+    made, _ = on_device
+    text, times = prompt(5), grid(STEPS)
+    with ditcache.generation(timesteps=times):
+        x = noise(5)
+        for i, t in enumerate(times):
+            if i == 7:
+                before = ditcache.summary(made).computed
+            at = times[12] if i == 7 else t  # not what was announced
+            y = first(made(x, at.expand(1), text))
+            x = x - y / STEPS
+    assert ditcache.summary(made).computed - before == STEPS - 7, "from that step on"
+    assert ditcache.summary(made).fallbacks
+
+
+def test_an_input_that_is_given_back_is_not_written_to(on_device):
+    x = torch.ones(2, 3)
+    kept = device_step.unshared((x, x * 2), {x.untyped_storage().data_ptr()})
+    kept[0].zero_()
+    assert x.all()

@@ -1,0 +1,226 @@
+"""Conditional nodes through cuda.bindings, against a driver that only writes down its calls."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from enum import IntEnum
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from ditcache.runtime import device_step, if_node
+from ditcache.runtime.cuda_graphs import Graphs
+from ditcache.runtime.device_step import branch, whole
+from ditcache.runtime.stats import Stats
+
+from .fake_graphs import FakeApi
+
+Result = IntEnum("Result", {"OK": 0, "INVALID": 1})
+
+
+class Graph(list):
+    """Nodes as they were added: (what, what it comes after)."""
+
+
+class Driver(ModuleType):
+    """The driver's graph calls; `streams`: the graph that each captures, and its last nodes."""
+
+    CUgraphNodeType = SimpleNamespace(CU_GRAPH_NODE_TYPE_CONDITIONAL="conditional")
+    CUgraphConditionalNodeType = SimpleNamespace(CU_GRAPH_COND_TYPE_IF="if")
+    CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL="thread")
+    CUstreamUpdateCaptureDependencies_flags = SimpleNamespace(CU_STREAM_SET_CAPTURE_DEPENDENCIES=1)
+
+    def __init__(self, fail: str = "") -> None:
+        super().__init__("cuda.bindings.driver")
+        self.fail = fail
+        self.outer = Graph()
+        self.streams = {7: (self.outer, [])}
+
+    def _ok(self, name, *values):
+        return (Result.INVALID if name == self.fail else Result.OK, *values)
+
+    def add(self, stream, what):
+        graph, last = self.streams[stream]
+        graph.append((what, list(last)))
+        self.streams[stream] = (graph, [what])
+
+    def CUgraphNodeParams(self):
+        return SimpleNamespace(conditional=SimpleNamespace(phGraph_out=None))
+
+    def cuCtxGetCurrent(self):
+        return self._ok("context", "context")
+
+    def cuStreamGetCaptureInfo(self, stream):
+        graph, last = self.streams[stream]
+        return self._ok("info", "active", 1, graph, list(last), [None] * len(last), len(last))
+
+    def cuGraphConditionalHandleCreate(self, graph, context, default, flags):
+        assert graph is self.outer
+        assert (context, default, flags) == ("context", 0, 0)
+        return self._ok("handle", 1 << 40)
+
+    def cuLaunchKernel(self, kernel, *rest):
+        *shape, stream, (values, types), extra = rest
+        assert (kernel, shape, extra) == ("hand_over", [1, 1, 1, 1, 1, 1, 0], 0)
+        assert [t(v).value for t, v in zip(types, values, strict=True)] == [1 << 40, 1234]
+        self.add(stream, "hand_over")
+        return self._ok("launch")
+
+    def cuGraphAddNode(self, graph, before, edges, count, wanted):
+        assert (wanted.type, wanted.conditional.type) == ("conditional", "if")
+        assert (wanted.conditional.size, wanted.conditional.handle) == (1, 1 << 40)
+        assert wanted.conditional.ctx == "context"
+        assert edges is None
+        assert count == len(before)
+        body = Graph()
+        wanted.conditional.phGraph_out = [body]
+        graph.append((("if", body), before))
+        return self._ok("node", "the node")
+
+    def cuStreamUpdateCaptureDependencies(self, stream, nodes, edges, count, flags):
+        assert (nodes, edges, count, flags) == (["the node"], None, 1, 1)
+        self.streams[stream] = (self.streams[stream][0], nodes)
+        return self._ok("update")
+
+    def cuStreamBeginCaptureToGraph(self, stream, graph, *rest):
+        assert stream not in self.streams
+        assert rest == (None, None, 0, "thread")
+        self.streams[stream] = (graph, [])
+        return self._ok("begin")
+
+    def cuStreamEndCapture(self, stream):
+        return self._ok("end", self.streams.pop(stream)[0])
+
+
+class Flag:
+    """One int32 on a device that is none."""
+
+    is_cuda = True
+    device = torch.device("cuda", 0)
+
+    def __init__(self, value: int = 1) -> None:
+        self.value = value
+
+    def data_ptr(self) -> int:
+        return 1234
+
+    def item(self) -> int:
+        return self.value
+
+
+class Pool:
+    pass
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """torch.cuda as far as a node needs it, and the calls that came."""
+    found = SimpleNamespace(driver=Driver(), stream=7, pools=[], active=[])
+
+    @contextmanager
+    def on(stream):
+        before, found.stream = found.stream, stream.cuda_stream
+        yield
+        found.stream = before
+
+    @contextmanager
+    def use(pool):
+        found.active.append(pool)
+        yield
+        found.active.pop()
+
+    patches = {
+        "is_current_stream_capturing": lambda: True,
+        "current_stream": lambda _=None: SimpleNamespace(cuda_stream=found.stream),
+        "stream": on,
+        "MemPool": Pool,
+        "use_mem_pool": use,
+    }
+    for name, value in patches.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(if_node, "hand_over", lambda _: "hand_over")
+    monkeypatch.setattr(if_node, "body_stream", lambda _: SimpleNamespace(cuda_stream=9))
+    monkeypatch.setattr(if_node, "missing", lambda: None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", found.driver)
+    return found
+
+
+def test_the_body_is_captured_behind_what_was_and_before_what_follows(cuda):
+    driver, kept = cuda.driver, []
+    token = if_node.bodies.set(kept)
+    driver.add(7, "head")
+    taken = []
+
+    def made():
+        assert cuda.active, "memory of the body is the pool's"
+        driver.add(cuda.stream, "body")
+        return "value"
+
+    def take(value):
+        driver.add(cuda.stream, "copy")
+        taken.append(value)
+
+    branch(Flag(), made, take, warm=True)
+    driver.add(7, "tail")
+    if_node.bodies.reset(token)
+    head, hand_over, (node, after), tail = driver.outer
+    assert (head, hand_over) == (("head", []), ("hand_over", ["head"]))
+    assert after == ["hand_over"]
+    assert node[1] == [("body", []), ("copy", ["body"])]
+    assert tail == ("tail", ["the node"])
+    assert list(driver.streams) == [7], "the body's capture has ended"
+    assert taken == ["value"]
+    assert [type(pool) for pool in kept] == [Pool], "for the captured graph to keep"
+
+
+@pytest.mark.parametrize("call", ["context", "info", "handle", "launch", "node", "update", "begin"])
+def test_a_call_that_fails_is_an_error(cuda, call: str):
+    cuda.driver.fail = call
+    with pytest.raises(RuntimeError, match="INVALID"):
+        branch(Flag(), lambda: None, lambda _: None, warm=False)
+
+
+def test_a_body_that_fails_ends_its_capture(cuda):
+    def fails():
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        branch(Flag(), fails, lambda _: None, warm=False)
+    assert list(cuda.driver.streams) == [7]
+
+
+@pytest.mark.parametrize(("flag", "warm", "ran"), [(0, False, 0), (1, False, 1), (0, True, 1)])
+def test_outside_of_a_capture_the_host_branches(cuda, monkeypatch, flag, warm, ran):
+    """Before a capture the body runs in either case, else only where it is to."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    made, taken = [], []
+    branch(Flag(flag), lambda: made.append(1), taken.append, warm=warm)
+    assert len(made) == ran
+    assert len(taken) == flag
+
+
+def test_without_nodes_the_host_decides_and_it_is_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(if_node, "missing", lambda: if_node.MISSING.format("2.11", "none"))
+    stats = Stats()
+    graphs = Graphs(FakeApi(), stats)
+    for _ in range(2):
+        run = object()
+        assert whole(run, (), "a step", graphs) is run
+    assert caplog.text.count("each decision is made on the host") == 1
+    assert device_step.whole(run, (), "a step", None) is run
+
+
+@pytest.mark.parametrize(("version", "there"), [("13.0.1", True), ("12.9.2", False), (None, False)])
+def test_which_bindings_will_do(monkeypatch, version, there):
+    def found(_):
+        if version is None:
+            raise if_node.importlib.metadata.PackageNotFoundError
+        return version
+
+    monkeypatch.setattr(if_node, "in_torch", lambda: False)
+    monkeypatch.setattr(if_node.importlib.metadata, "version", found)
+    why = if_node.missing.__wrapped__()
+    assert (why is None) == there
+    if why:
+        assert (version or "no cuda-bindings") in why
