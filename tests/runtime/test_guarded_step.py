@@ -6,9 +6,11 @@ import ditcache
 import pytest
 import torch
 from ditcache.runtime import cuda_graphs, device_step, if_node, session, ways
+from ditcache.runtime.cuda_graph_api import CudaGraphApi
 from ditcache.runtime.cuda_graphs import Graphs
 from ditcache.runtime.guard import LEFT
 from ditcache.runtime.session import session_of
+from torch import Tensor
 
 from .fake_graphs import FakeApi
 from .helpers import Denoiser, compiled, first, generate, grid, noise, prompt
@@ -137,3 +139,67 @@ def test_an_input_that_is_given_back_is_not_written_to(on_device):
     kept = device_step.unshared((x, x * 2), {x.untyped_storage().data_ptr()})
     kept[0].zero_()
     assert x.all()
+
+
+def needs_nodes():
+    if if_node.missing() is not None:
+        pytest.skip(str(if_node.missing()))
+
+
+@pytest.mark.gpu
+def test_a_conditional_node_of_a_captured_graph_runs_where_its_flag_says():
+    needs_nodes()
+    flag = torch.zeros(1, dtype=torch.int32, device="cuda")
+    x, out = torch.ones(1 << 20, device="cuda"), torch.zeros(1 << 20, device="cuda")
+    weights = torch.randn(1 << 10, 1 << 10, device="cuda")
+
+    def product(value: Tensor) -> Tensor:
+        return (value.view(1 << 10, -1) @ weights).flatten()
+
+    def step() -> Tensor:
+        before = x * 2  # memory of the graph's own, read in the body and after it
+        device_step.branch(flag, lambda: product(before), out.copy_, warm=True)
+        return before + out
+
+    api = CudaGraphApi()
+    step()
+    graph, made = api.capture(api.pool(), step)
+    made.fill_(7)
+    for value, seed in ((1, 0), (0, 1), (1, 2)):
+        x.copy_(torch.randn(1 << 20, generator=torch.Generator().manual_seed(seed)))
+        out.zero_()
+        flag.fill_(value)
+        graph.replay()
+        full = product(x * 2) * value
+        torch.testing.assert_close(out, full, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(made, x * 2 + full, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kick", [0.0, 8.0], ids=["usual", "odd"])
+def test_nothing_waits_under_a_guard_on_a_gpu(plan, kick: float):
+    needs_nodes()
+    images = []
+    for graphs in (False, True):
+        torch._dynamo.reset()
+        made = compiled(Denoiser().cuda(), policy="none", guard="compute", cuda_graphs=graphs)
+        text, times = prompt(3).cuda(), grid(STEPS).cuda()
+        made(noise().cuda(), torch.ones(1, device="cuda"), text)
+        ditcache.apply(made, plan)
+        for last in (False, False, False, graphs):
+            x = noise(3).cuda()
+            try:
+                with ditcache.generation(timesteps=grid(STEPS)):
+                    for i, t in enumerate(times):
+                        if last and i == 1:
+                            torch.cuda.set_sync_debug_mode("error")
+                        y = first(made(x, t.expand(1), text))
+                        x = x - (y + kick * (-1) ** i * torch.sign(y)) / STEPS
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        images.append(x)
+        summary = ditcache.summary(made)
+        assert bool(summary.fallbacks) == bool(kick)
+        assert not summary.uncaptured
+        assert bool(summary.replays) == graphs
+    torch.testing.assert_close(*images, rtol=1e-3, atol=1e-3)
