@@ -81,9 +81,11 @@ def tune(
     `generate(i)` runs the caller's own loop once, sample i with the same prompt and seed each time.
     The calibration generations are replayed under `candidates` plans, in rounds: each measures the
     error of the final samples to the uncached ones, keeps the better half and refits their weights
-    to the course that they took. That costs about as much as `8 samples` generations under the
-    plan. `profile` comes from `calibrate` with the same `generate` (else `samples` uncached
-    generations are recorded first; so also for a profile from a file, which holds no samples).
+    to the course that they took. With 8 candidates that is 8 times `samples` generations under a
+    plan, the replays that `chosen` tells; more for other parts of the model, and again for each
+    number of steps that is tried to keep `max_error`. `profile` comes from `calibrate` with the
+    same `generate` (else `samples` uncached generations are recorded first; so also for a profile
+    from a file, which holds no samples).
 
     The final samples are taken from the recorded latents, whose last update is inferred. Where the
     sampler's update cannot be told from them (stochastic or multi-step samplers) what `generate`
@@ -143,11 +145,11 @@ def tune(
 def apply(model: torch.nn.Module, plan: Plan | str | Path) -> torch.nn.Module:
     """Run the compiled model under this plan from its next generation on; gives the model.
 
-    Raises PlanError if the plan is for another model (when the model has been compiled; else at
-    its first call, which then computes in full and says so).
+    Raises PlanError for a file that is no sound plan, or if the plan is for another model (when the
+    model has been compiled; else at its first call, which then computes in full and says so).
     """
-    session = _made(model)
-    session.adopt(plan if isinstance(plan, Plan) else Plan.load(plan))
+    wanted = _plan(plan)
+    _made(model).adopt(wanted)
     return model
 
 
@@ -184,6 +186,14 @@ def _made(model: torch.nn.Module) -> Session:
     session = session_of(_module(model), create=True)
     assert session is not None
     return session
+
+
+def _plan(given: object) -> Plan:
+    if isinstance(given, Plan):
+        return given
+    if isinstance(given, (str, Path)):
+        return Plan.load(given)
+    raise TypeError(f"expected a Plan or the path of one, got a {type(given).__name__}")
 
 
 def _module(model: object) -> torch.nn.Module:

@@ -59,7 +59,12 @@ def generation(timesteps: Sequence[float] | Any | None = None) -> Generator[None
 
 @contextmanager
 def branch(name: str) -> Generator[None]:
-    """Name the guidance branch of the calls inside, e.g. "cond" and "uncond"."""
+    """Name the guidance branch of the calls inside, e.g. "cond" and "uncond".
+
+    Raises TypeError for a name that is no text.
+    """
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"branch expects a name such as 'cond', got {name!r}")
     token = _branch.set(name)
     try:
         yield

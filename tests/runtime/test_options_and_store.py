@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ditcache
 import pytest
+import torch
 from ditcache import OptionError, Plan, PlanError, RegionSchedule
 from ditcache.runtime import config
 from ditcache.runtime.store import PlanStore
@@ -91,6 +92,16 @@ def test_a_plan_by_path(tmp_path):
 def test_bad_grids_are_named(grid):
     with pytest.raises(ValueError, match="strictly monotone"), ditcache.generation(grid):
         pass
+
+
+def test_a_branch_has_a_name():
+    with pytest.raises(TypeError, match="a name such as 'cond', got 0"), ditcache.branch(0):
+        pass
+
+
+def test_a_plan_is_a_plan_or_its_path():
+    with pytest.raises(TypeError, match="expected a Plan or the path of one, got a dict"):
+        ditcache.apply(torch.nn.Linear(1, 1), {"plan": "p.json"})
 
 
 # Store ------------------------------------------------------------------------------------------

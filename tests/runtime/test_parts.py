@@ -227,7 +227,8 @@ def test_a_memo_tells_apart_what_only_compares_equal(one, two):
 @pytest.mark.parametrize("empty", [torch.empty(0), torch.empty(0, dtype=torch.bfloat16)])
 def test_a_memo_takes_empty_and_expanded_tensors(empty):
     made, _ = memo()
-    made.get([empty, torch.tensor(1.0).expand(1), torch.tensor([1j])])
+    inputs = [empty, torch.tensor(1.0).expand(1), torch.tensor([1j])]
+    assert [made.get(inputs)[1] for _ in range(2)] == [False, True]
 
 
 def test_a_memo_forgets_with_its_inputs_and_stays_in_budget():
