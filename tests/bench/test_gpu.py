@@ -55,6 +55,7 @@ class Tiny(Choice):
             Ditcache("ditcache exact", inner="eager"),
             Ditcache("ditcache 2x", speedup=2.0, inner="eager"),
             Ditcache("ditcache 2x graphs", speedup=2.0, graphs=True, inner="eager"),
+            Ditcache("ditcache 2x guarded", speedup=2.0, guard="compute", inner="eager"),
             FirstBlock("first block, device", on_device=True, inner="eager", threshold=0.9),
         ]
 
@@ -107,6 +108,8 @@ def test_one_model_all_ways_and_nothing_twice(tmp_path):
     # Two unmeasured and two measured generations under the plan.
     assert half["forecast"] == 4 * STEPS // 2
     assert not half["fallbacks"]
+    assert by["ditcache 2x guarded"]["forecast"] == half["forecast"]
+    assert not by["ditcache 2x guarded"]["fallbacks"]
     assert half["realised"] > 0
     assert by["ditcache 2x graphs"]["uncaptured"], "a CPU has no graphs, and that is said"
     assert by["first block, device"]["forecast"] > 0
