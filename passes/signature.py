@@ -39,6 +39,22 @@ def model_signature(graph: StepGraph) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
+def graph_text(graph: StepGraph) -> str:
+    """A digest of what a graph computes, whatever the layout of its inputs.
+
+    Graphs of one model with equal digests are one function. A graph with tensors of its own besides
+    inputs has a digest of its own.
+    """
+    lines: list[str] = []
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            return f"{id(graph)}"
+        value = value_of(node) if node.op == "placeholder" else None
+        what = type_text(value.shape, value.dtype) if isinstance(value, Tensor) else ""
+        lines.append(f"{node.name} {op_name(node.target)} {node.args} {node.kwargs} {what}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def weight_fingerprint(parameters: Sequence[object]) -> str:
     """16 hex digits that change when the weights do: a few numbers of each parameter.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -162,17 +163,22 @@ class GraphIdentity:
 
     Dynamo goes over to another graph where a flag or an attribute of the model changed, which is a
     change of what the model computes. Where it goes over to a graph of symbolic sizes, the model is
-    the same.
+    the same, and where the `text` of both graphs is: latents come in another layout, say, from the
+    second step on, because the model's output does.
     """
 
-    def __init__(self, owner: object, symbolic: bool) -> None:
-        self._owner = owner
+    def __init__(self, text: Callable[[], str], symbolic: bool) -> None:
+        self._make = text
         self._symbolic = symbolic
+
+    @cached_property
+    def _text(self) -> str:
+        return self._make()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, GraphIdentity):
             return False
-        return self._owner is other._owner or self._symbolic or other._symbolic
+        return self is other or self._symbolic or other._symbolic or self._text == other._text
 
     def __hash__(self) -> int:
         return 0

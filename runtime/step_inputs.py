@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..passes.ir import InputKind, StepGraph, kind_of, placeholders
+from ..passes.signature import graph_text
 from .clock import Clock
 from .late_reads import waits
 from .roles import is_size, latent_indices, timestep_index
@@ -39,7 +41,8 @@ class StepInputs:
         self._conditions = sorted(steering, key=lambda i: source[i])
         self.steering = tuple(source[i] for i in self._conditions)
         self._names = ("graph", *self.steering)
-        self._identity = GraphIdentity(self, any(is_size(text) for text in source.values()))
+        symbolic = any(is_size(text) for text in source.values())
+        self._identity = GraphIdentity(partial(graph_text, graph), symbolic)
         self.watched = {self._timestep, *self._latents, *self._conditions}
 
     def moment(self, args: Sequence[Any], clock: Clock) -> Moment | None:
