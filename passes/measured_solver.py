@@ -9,7 +9,7 @@ of the recording, without the scheduler object.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ what the plain one leaves, and their weights in the middle of the run differ by 
 else something else was at work (such as guidance by frame), which it only imitates."""
 SAME = 1e-2
 """How near to 0 and 1 the weights of a step are that gives the output on as the next latents."""
+CARRIED = 2.0
+"""An error in the first latents that the sampler carries to the end within this factor stays."""
 TAIL = 5
 """Steps from whose gains the last one is extrapolated."""
 SMALLEST_DIFFERENCE = 1e-4
@@ -40,11 +42,13 @@ SMALLEST_DIFFERENCE = 1e-4
 class Update:
     """Sampler steps: x_{t+1} = sum_k carry[t, k] x_{t-k} + sum_{b, k} gains[b, t, k] y_{b, t-k}.
 
-    `carry` [S, M], `gains` [B, S, M]; entries that reach before step 0 are zero.
+    `carry` [S, M], `gains` [B, S, M]; entries that reach before step 0 are zero. `answer` [S] is
+    how far the outputs follow the sample, where that has to be reckoned with (`_answered`).
     """
 
     carry: Array
     gains: Array
+    answer: Array | None = None
 
     def after(self, t: int, x: Sequence[Array], y: Sequence[Array]) -> Array:
         """The latents after step t, from `x` [n, m] and `y` [n, B, m] of the steps up to t."""
@@ -73,18 +77,23 @@ class Update:
         return newest / newest.sum(axis=0)
 
     def response(self) -> tuple[Array, Array]:
-        """What is left at the end of a unit error in y_t, [S], and of one in all x up to t, [S]."""
+        """What is left at the end of a unit error in y_t, [S], and of one in all x up to t, [S].
+
+        Outputs of later steps answer to either by `answer`, y_t itself does not.
+        """
         steps, memory = self.carry.shape
         total = self.gains.sum(axis=0)
-        # One column for each of the 2 S errors, one row for the latents of each step.
-        left = np.zeros((steps + 1, 2 * steps))
+        # One column for each of the 2 S errors, one row for the latents and outputs of each step.
+        left, out = np.zeros((steps + 1, 2 * steps)), np.zeros((steps, 2 * steps))
         for t in range(steps):
             lags = range(min(memory, t + 1))
+            if self.answer is not None:
+                out[t] = self.answer[t] * left[t]
+            out[t, t] += 1.0
             for k in lags:
                 left[t - k, steps + t] = 1.0
             for k in lags:
-                left[t + 1] += self.carry[t, k] * left[t - k]
-                left[t + 1, t - k] += total[t, k]
+                left[t + 1] += self.carry[t, k] * left[t - k] + total[t, k] * out[t - k]
         return left[-1, :steps], left[-1, steps:]
 
 
@@ -138,7 +147,26 @@ def measured(
             seen, residual, whole = deep, left, memory
     if not residual <= LARGEST_RESIDUAL:
         return None
+    whole = _answered(whole, x, y)
     return MeasuredSolver(whole.response()[0], _guidance(y, seen.gains[:, :, 0]), residual, whole)
+
+
+def _answered(update: Update, x: Array, y: Array) -> Update:
+    """The update with the model's answer, where an error in the sample does not stay what it is.
+
+    In terms of a velocity the sampler carries the sample on unchanged, and what the model answers
+    to an error is small beside it. A prediction of the data or the noise leaves that out: the
+    sampler shrinks the sample by sigma' / sigma, or makes it grow by alpha' / alpha, and the output
+    brings back what is missing, as it follows the sample. How far is the regression of the outputs
+    on the latents, rho_t = <x_t, y_t> / <x_t, x_t>: the exact answer for Gaussian data.
+    """
+    kept = update.response()[1][0]
+    if 1 / CARRIED <= kept <= CARRIED:
+        return update
+    guided = np.einsum("bt,nbtm->ntm", update.shares, y)
+    power = np.einsum("ntm,ntm->t", x, x)
+    answer = np.einsum("ntm,ntm->t", x, guided) / np.maximum(power, np.finfo(np.float64).tiny)
+    return replace(update, answer=answer) if np.isfinite(answer).all() else update
 
 
 def _fit(x: Array, y: Array, memory: int) -> tuple[Update, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -205,5 +206,61 @@ def test_a_sampler_with_memory_is_learnt_from_recorded_calls(name, config):
         last = found.update.after(19, list(zx.swapaxes(0, 1)), list(zy.transpose(2, 0, 1, 3)))
         assert np.abs(last - final).max() < 0.05 * np.abs(final - zx[:, -1]).max()
     else:
-        size = (found.weights / expected)[:-1]
+        # Of a noise prediction the weights also reckon with the model's answer.
+        assert found.update.answer is not None
+        size = (replace(found.update, answer=None).response()[0] / expected)[:-1]
         assert size == pytest.approx(np.full(19, size.mean()), rel=0.01)
+
+
+def data_prediction(answer, seed=0):
+    """Latents and outputs of a sampler in log steps whose model predicts the data, [n, T, m]."""
+    rng = np.random.default_rng(seed)
+    sigmas = np.geomspace(20.0, 0.02, 30)
+    x, xs, ys = 20 * rng.normal(size=(4, 64)), [], []
+    for i, sigma in enumerate(sigmas):
+        y = answer(x, sigma)
+        after = sigmas[i + 1] if i + 1 < len(sigmas) else 0.0
+        xs.append(x)
+        ys.append(y)
+        x = after / sigma * x + (1 - after / sigma) * y
+    return np.stack(xs, 1), np.stack(ys, 1)[:, None], sigmas
+
+
+def test_a_data_prediction_answers_to_the_sample():
+    """The weights are those of the closed loop: on Gaussian data an error moves the model, too."""
+
+    def wiener(x, sigma, power=0.25):
+        return power / (power + sigma**2) * x
+
+    x, y, sigmas = data_prediction(wiener)
+    y = y + 1e-3 * np.random.default_rng(1).normal(size=y.shape)  # else x and y are collinear
+    x = x.copy()
+    for t in range(len(sigmas) - 1):  # what this sampler does with those outputs
+        ratio = sigmas[t + 1] / sigmas[t]
+        x[:, t + 1] = ratio * x[:, t] + (1 - ratio) * y[:, 0, t]
+    found = measured(x, y, sigmas)
+    assert found is not None
+    ratio = np.append(sigmas[1:], 0.0) / sigmas
+    expected = []
+    for t in range(len(sigmas) - 1):
+        left = 1 - ratio[t]
+        for s in range(t + 1, len(sigmas) - 1):
+            left *= ratio[s] + (1 - ratio[s]) * 0.25 / (0.25 + sigmas[s] ** 2)
+        expected.append(left)
+    got = found.weights[:-1] / found.weights[-2]  # the last update is not seen, and scales them all
+    assert np.allclose(got, np.asarray(expected) / expected[-1], rtol=0.05)
+    assert got[0] / got.max() > 0.01, "without the answer 1e-3 of what the last steps weigh"
+
+
+def test_a_velocity_is_taken_as_it_is():
+    rng = np.random.default_rng(0)
+    grid = np.linspace(1.0, 0.05, 20)
+    y = rng.normal(size=(3, 1, 20, 64))
+    x = np.zeros((3, 20, 64))
+    x[:, 0] = rng.normal(size=(3, 64))
+    for t in range(19):
+        x[:, t + 1] = x[:, t] + (grid[t + 1] - grid[t]) * y[:, 0, t]
+    found = measured(x, y, grid)
+    assert found is not None
+    assert found.update.answer is None
+    assert np.allclose(found.weights[:-1], np.diff(grid), atol=1e-6)
