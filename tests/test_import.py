@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import ditcache
 import pytest
@@ -38,6 +40,16 @@ def test_every_public_name_is_there():
     assert set(ditcache.__all__) <= set(dir(ditcache))
     for name in ditcache.__all__:
         assert getattr(ditcache, name).__module__.startswith("ditcache")
+
+
+def test_every_package_is_installed():
+    """They are listed one by one, since the repository's root is the package."""
+    root = Path(ditcache.__file__).parent
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    parts = ("passes", "runtime", "kernels", "models", "bench")
+    inits = [init for part in parts for init in (root / part).rglob("__init__.py")]
+    folders = [".".join(("ditcache", *i.parent.relative_to(root).parts)) for i in inits]
+    assert sorted(listed) == sorted(["ditcache", *folders])
 
 
 def test_no_other_name_is():
