@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -17,7 +18,8 @@ from torch._dynamo.backends.registry import lookup_backend
 from torch._guards import TracingContext, tracing
 
 from ..passes.ir import output_node, placeholders, value_of
-from .pieces import RUNTIME_OPS, ambient, extract, partition, structural_key
+from .joined_kernels import joined
+from .pieces import RUNTIME_OPS, ambient, extract, narrowed, partition, structural_key
 
 Compiled = Callable[..., Any]
 
@@ -30,7 +32,6 @@ class PieceCache:
     # What the keys name by id: as long as it lives, nothing else can have that id.
     alive: list[fx.GraphModule] = field(default_factory=list[fx.GraphModule])
     lock: threading.RLock = field(default_factory=threading.RLock)
-    hits: int = 0
 
 
 _caches: dict[str, PieceCache] = {}
@@ -54,9 +55,8 @@ class Instruction:
 class Lowered:
     """A straight-line program over registers; call it with the graph's inputs in order."""
 
-    def __init__(self, code: list[Instruction], registers: int, result: Any, kinds: int) -> None:
+    def __init__(self, code: list[Instruction], registers: int, result: Any) -> None:
         self.code = code
-        self.kinds = kinds  # distinct compiled pieces
         self._registers = registers
         self._result = result
 
@@ -112,30 +112,22 @@ def _eager(module: fx.GraphModule) -> Callable[..., Any]:
 
 def _lower_pieces(module: fx.GraphModule, inner: str) -> Lowered:
     graph = module.graph
-    cache = piece_cache(inner)
     register = {n: i for i, n in enumerate(placeholders(graph))}
     code: list[Instruction] = []
-    kinds: set[str] = set()
     pieces = partition(graph)
     last_use = _last_uses(pieces, output_node(graph))
-    for index, nodes in enumerate(pieces):
-        if nodes[0].target in RUNTIME_OPS:
+    parts = [None if n[0].target in RUNTIME_OPS else extract(module, n) for n in pieces]
+    compiled = _compiled([part[0] for part in parts if part is not None and part[2]], inner)
+    for index, (nodes, part) in enumerate(zip(pieces, parts, strict=True)):
+        if part is None:
             op = RUNTIME_OPS[nodes[0].target]
             inputs, outputs = list(nodes[0].all_input_nodes), nodes[:1]
             fn: Compiled = lambda *a, op=op: (op(*a),)  # noqa: E731
         else:
-            piece, inputs, outputs = extract(module, nodes)
+            piece, inputs, outputs = part
             if not outputs:
                 continue
-            key = f"{structural_key(piece)} {ambient()}"
-            kinds.add(key)
-            with cache.lock:
-                if key in cache.pieces:
-                    cache.hits += 1
-                else:
-                    cache.pieces[key] = _compile(piece, inner)
-                    cache.alive.append(piece)
-                fn = cache.pieces[key]
+            fn = compiled[piece]
         for node in outputs:
             register[node] = len(register)
         # Later pieces may need a size for their shapes alone.
@@ -150,7 +142,7 @@ def _lower_pieces(module: fx.GraphModule, inner: str) -> Lowered:
             )
         )
     result = _registers_of(output_node(graph).args[0], register)
-    return Lowered(code, len(register), result, len(kinds))
+    return Lowered(code, len(register), result)
 
 
 def _registers_of(value: Any, register: dict[fx.Node, int]) -> Any:
@@ -173,6 +165,32 @@ def _last_uses(pieces: list[list[fx.Node]], output: fx.Node) -> dict[fx.Node, in
     for node in output.all_input_nodes:
         last[node] = len(pieces) + 1
     return last
+
+
+def _compiled(pieces: list[fx.GraphModule], inner: str) -> dict[fx.GraphModule, Compiled]:
+    """Each piece's function; equal pieces of this and of other graphs share one."""
+    cache = piece_cache(inner)
+    keys = {piece: f"{structural_key(piece)} {ambient()}" for piece in pieces}
+    with cache.lock:
+        made: dict[str, Compiled] = {}
+        with joined() if inner == "inductor" else nullcontext():
+            for piece, key in keys.items():
+                if key in cache.pieces or key in made:
+                    continue
+                fn = made[key] = _compile(piece, inner)
+                cache.alive.append(piece)
+                for fewer, kept in narrowed(piece):
+                    made.setdefault(f"{structural_key(fewer)} {ambient()}", _picking(fn, kept))
+        cache.pieces.update(made)  # not before their kernels are built
+        return {piece: cache.pieces[key] for piece, key in keys.items()}
+
+
+def _picking(fn: Compiled, kept: tuple[int, ...]) -> Compiled:
+    def picked(*args: Any) -> tuple[Any, ...]:
+        results = fn(*args)
+        return tuple(results[i] for i in kept)
+
+    return picked
 
 
 def _compile(piece: fx.GraphModule, inner: str) -> Compiled:

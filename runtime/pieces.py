@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -13,8 +13,16 @@ from torch.fx.experimental.symbolic_shapes import free_symbols
 
 from ..kernels.forecast import forecast
 from ..kernels.probe import probe
+from ..passes.effects import alias_sources
 from ..passes.form_regions import block_path
-from ..passes.ir import Depends, cache_forecast, cache_probe, depends_of, value_of
+from ..passes.ir import (
+    Depends,
+    cache_forecast,
+    cache_probe,
+    depends_of,
+    output_node,
+    value_of,
+)
 from ..passes.modules import module_of
 
 RUNTIME_OPS: dict[Any, Any] = {
@@ -106,6 +114,41 @@ def extract(
     piece = module_of(module, graph)
     piece.meta = {}  # the step's, not the piece's
     return piece, inputs, outputs
+
+
+def narrowed(piece: fx.GraphModule) -> Iterator[tuple[fx.GraphModule, tuple[int, ...]]]:
+    """The piece without one of its outputs, if that is but a view of what it computes anyway.
+
+    Gives each such piece with the positions of the outputs it keeps: the whole piece's function
+    serves it too. So the last of many blocks, of which the text's half is not read any more, needs
+    no compilation of its own.
+    """
+    outputs = cast("tuple[fx.Node, ...]", output_node(piece.graph).args[0])
+    for dropped in range(len(outputs) if len(outputs) > 1 else 0):
+        kept = tuple(i for i in range(len(outputs)) if i != dropped)
+        live = _needed([outputs[i] for i in kept])
+        dead = [n for n in piece.graph.nodes if n not in live and n.op != "output"]
+        if any(n.op == "placeholder" or not alias_sources(n) for n in dead):
+            continue
+        graph = fx.Graph()
+        env: dict[fx.Node, fx.Node] = {}
+        for node in piece.graph.nodes:
+            if node in live:
+                env[node] = graph.node_copy(node, env.__getitem__)
+        graph.output(tuple(env[outputs[i]] for i in kept))
+        yield module_of(piece, graph), kept
+
+
+def _needed(outputs: Sequence[fx.Node]) -> set[fx.Node]:
+    """What these values are made of, and they themselves."""
+    needed: set[fx.Node] = set()
+    todo = list(outputs)
+    while todo:
+        node = todo.pop()
+        if node not in needed:
+            needed.add(node)
+            todo.extend(node.all_input_nodes)
+    return needed
 
 
 def _sizes(graph: fx.Graph, nodes: Sequence[fx.Node]) -> list[fx.Node]:

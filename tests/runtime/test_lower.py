@@ -141,3 +141,43 @@ def test_a_plan_reuses_the_pieces_of_the_uncached_step(inner):
         generate(made)
     assert ran["body"] == plan.computed_steps < len(grid())
     assert len(COMPILED) == before
+
+
+class Both(torch.nn.Module):
+    """A block over two streams; gives them as two views of one value, or one as a new value."""
+
+    def __init__(self, views: bool) -> None:
+        super().__init__()
+        self.views = views
+        self.linear = torch.nn.Linear(16, 16)
+
+    def forward(self, text, h):
+        both = torch.cat([text, h], dim=1)
+        both = both + self.linear(both)
+        text, h = both[:, : text.shape[1]], both[:, text.shape[1] :]
+        return text if self.views else text.tanh(), h
+
+
+class Streams(torch.nn.Module):
+    """Blocks over two streams, of which only the second is read in the end."""
+
+    def __init__(self, blocks: int, views: bool) -> None:
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(Both(views) for _ in range(blocks))
+
+    def forward(self, hidden_states, timestep, encoder_hidden_states):
+        h, text = hidden_states, encoder_hidden_states * timestep[:, None, None]
+        for block in self.blocks:
+            text, h = block(text, h)
+        return h
+
+
+@pytest.mark.parametrize(("views", "kinds"), [(True, 1), (False, 2)])
+def test_a_last_block_that_gives_fewer_views_is_served_by_the_others(inner, views, kinds):
+    model = Streams(4, views).requires_grad_(False)
+    made = compiled(model, inner=inner, policy="none")
+    for t in (1.0, 0.5):
+        inputs = noise(), torch.tensor([t]), prompt()
+        close(made(*inputs), model(*inputs))
+    blocks = [p for p in COMPILED if any(n.target is torch.cat for n in p.graph.nodes)]
+    assert len(blocks) == kinds
