@@ -31,7 +31,7 @@ def libraries(tmp_path, monkeypatch):
 
 
 def generated(model):
-    return generate(compiled(model, policy="none", inner="inductor"))
+    return generate(compiled(model, policy="exact", inner="inductor"))
 
 
 def kernels(files):
