@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
 from .cli_show import console
+
+if TYPE_CHECKING:
+    from ..bench.compare.subjects import Request
 
 MODEL = (
     "a small model's name (flux-emoji), a diffusers folder or hub name, or package.module:factory"
@@ -59,25 +63,12 @@ def compare(
     from ..bench.compare.combine import wanted
     from ..bench.compare.command import run
     from ..bench.compare.settings import Settings
-    from ..bench.compare.subjects import Request
 
     def start() -> int:
-        where = _device(device)
-        request = Request(
-            model=model,
-            inputs=str(inputs.resolve()) if inputs else None,
-            count=count,
-            dtype=_dtype(dtype, where),
-            device=where,
-            steps=steps,
-            frames=frames,
-            height=height,
-            width=width,
-            seed=seed,
-            weights=_roles(weights),
-        )
+        sizes = Sizes(steps=steps, frames=frames, height=height, width=width, seed=seed)
+        request = _request(model, inputs, sizes, dtype, device)
         settings = Settings(
-            request=request,
+            request=replace(request, count=count, weights=_roles(weights)),
             names=tuple(wanted(_listed(methods), _listed(combine))),
             repeats=repeats,
             timing_samples=timing_samples,
@@ -119,25 +110,13 @@ def evaluate(
 ) -> int:
     """Judge many samples as sets and in pairs; resumable; under torchrun on many processes."""
     from ..bench.bad_input import BadInput
-    from ..bench.compare.subjects import Request
     from ..bench.evaluate.command import run
     from ..bench.evaluate.settings import Settings
 
     def start() -> int:
-        where = _device(device)
-        request = Request(
-            model=model,
-            inputs=str(inputs.resolve()) if inputs else None,
-            dtype=_dtype(dtype, where),
-            device=where,
-            steps=steps,
-            frames=frames,
-            height=height,
-            width=width,
-            seed=seed,
-        )
+        sizes = Sizes(steps=steps, frames=frames, height=height, width=width, seed=seed)
         settings = Settings(
-            request=request,
+            request=_request(model, inputs, sizes, dtype, device),
             count=n,
             block=batch,
             plans=tuple(str(path) for path in plan or ()),
@@ -167,6 +146,24 @@ def report(
     from ..bench.report.command import run
 
     return _checked(lambda: run(folder, output, votes or [], console(WIDTH)), BadInput)
+
+
+class Sizes(TypedDict):
+    """What of a request the command line gives as numbers."""
+
+    steps: int | None
+    frames: int | None
+    height: int | None
+    width: int | None
+    seed: int
+
+
+def _request(model: str, inputs: Path | None, sizes: Sizes, dtype: str, device: str) -> Request:
+    from ..bench.compare.subjects import Request
+
+    where = _device(device)
+    given = str(inputs.resolve()) if inputs else None
+    return Request(model=model, inputs=given, dtype=_dtype(dtype, where), device=where, **sizes)
 
 
 def _checked(start: Callable[[], int], bad: type[ValueError]) -> int:
