@@ -45,6 +45,8 @@ class Config:
     - `guidance`: the guidance scale, if the recorded calls cannot tell (None: measured).
     - `hoist_budget`: bytes for hoisted values (0: none is remembered); `slot_budget`: for slots
       (None: no bound).
+    - `offload_beyond`: bytes of slots that stay on a CUDA device; the others lie in pinned host
+      memory and are fetched ahead of their forecasts (None: all stay).
     - `slot_format`: how slots are stored, a name of `kernels.formats.FORMATS` (None: as the model
       gives them).
     - `shortcut`: answer skipped steps without Dynamo's guards (`runtime/shortcut.py`).
@@ -71,6 +73,7 @@ class Config:
     guidance: float | None = None
     hoist_budget: int = 256 * 2**20
     slot_budget: int | None = None
+    offload_beyond: int | None = None
     slot_format: str | None = None
     shortcut: bool = True
     guard: str = "warn"
@@ -149,7 +152,7 @@ def _check_values(given: Mapping[str, Any]) -> None:
     _number(given, "max_error", 0.0, "a relative error such as 0.01")
     _number(given, "guidance", -math.inf, "a guidance scale such as 3.5")
     _number(given, "profile_generations", 1, "a whole number of generations", whole=True)
-    for key in ("hoist_budget", "slot_budget", "graph_budget"):
+    for key in ("hoist_budget", "slot_budget", "offload_beyond", "graph_budget"):
         _number(given, key, 0, "bytes", whole=True)
     for key in ("remember", "shortcut", "cuda_graphs", "device_decisions"):
         if not isinstance(given.get(key, True), bool):

@@ -20,6 +20,7 @@ from ..kernels.formats import Packed
 from ..passes.signature import plain_tensors
 from ..passes.symbolic import tensor_bytes
 from .capture import Capture, GraphApi, Input, InputUse, own
+from .offload import Offloaded
 from .stats import Stats
 
 Run = Callable[..., Any]
@@ -256,6 +257,8 @@ class Captured:
                     tuple(t.data_ptr() for t in (value.data, value.scales) if t is not None)
                 )
                 value = value.data
+            if isinstance(value, Offloaded):
+                return self._give_up("a slot on the host", "It is fetched at each step.")
             if not isinstance(value, Tensor):
                 parts.append((type(value), value))
                 continue

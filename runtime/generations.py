@@ -38,6 +38,12 @@ class Generations:
         """Bytes of all slots that are held."""
         return sum(s.nbytes for g in self.open() for s in g.slots.values())
 
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of slots that lie on the host in place of a device."""
+        rings = (r for g in self.open() for s in g.slots.values() for r in s.rings.values())
+        return sum(ring.host_bytes for ring in rings)
+
     def open(self) -> list[GenerationState]:
         """Those under way."""
         return list(self._states.values())

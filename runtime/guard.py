@@ -77,7 +77,7 @@ class Guard:
         numbers = to_device(numbers, value.device)
         figures = probe(
             value,
-            ring.buffer,
+            ring.read(),
             weights=numbers[:-1],
             norm="l2",
             relative_to="value",

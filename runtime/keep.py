@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .dispatcher import Decision, GenerationState
+from .offload import Offload
 from .program import Program
 from .session import Session
 from .slots import SlotSet
@@ -46,7 +47,8 @@ def keep(  # noqa: PLR0917
             moved = {n: v for n, v in values.items() if n in program.measured}
             judge.computed(decision.step, moved, slots)
     wanted = {n: v for n, v in values.items() if program.region_of.get(n) in planned}
-    push(session, program, moment.step, state, slots, wanted)
+    offload = None if plan.rule is not None else session.offload  # a device decides on what it has
+    push(session, program, moment.step, state, slots, wanted, offload)
 
 
 def push(  # noqa: PLR0917
@@ -56,6 +58,7 @@ def push(  # noqa: PLR0917
     state: GenerationState,
     slots: SlotSet,
     values: Mapping[str, Tensor],
+    offload: Offload | None = None,
 ) -> None:
     """Write values into slots, made on first use.
 
@@ -67,12 +70,12 @@ def push(  # noqa: PLR0917
         owner = program.region_of.get(name)
         try:
             try:
-                slots.push(name, step, value, history, owner, kind=kind)
+                slots.push(name, step, value, history, owner, kind=kind, offload=offload)
             except torch.OutOfMemoryError:
                 if session.captured is None or not session.captured.nbytes:
                     raise
                 session.captured.clear()
-                slots.push(name, step, value, history, owner, kind=kind)
+                slots.push(name, step, value, history, owner, kind=kind, offload=offload)
         except torch.OutOfMemoryError:
             slots.rings.clear()
             state.full = NO_MEMORY

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import free_symbols
 
 from ..kernels.forecast import forecast
+from ..kernels.formats import Packed
 from ..kernels.probe import probe
 from ..passes.effects import alias_sources
 from ..passes.form_regions import block_path
@@ -24,9 +25,16 @@ from ..passes.ir import (
     value_of,
 )
 from ..passes.modules import module_of
+from .offload import Offloaded
+
+
+def forecast_slot(slot: Tensor | Packed | Offloaded, weights: Tensor) -> Tensor:
+    """`cache.forecast` at run time: of a slot that may have to be fetched first."""
+    return forecast(slot.fetch() if isinstance(slot, Offloaded) else slot, weights)
+
 
 RUNTIME_OPS: dict[Any, Any] = {
-    cache_forecast: forecast,
+    cache_forecast: forecast_slot,
     cache_probe: probe,
 }
 

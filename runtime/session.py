@@ -22,6 +22,7 @@ from .guard import Guard
 from .guidance_watch import suits
 from .if_node import missing
 from .late_reads import waits
+from .offload import offload_for
 from .recorder import SKETCH_WIDTH, Recording
 from .registry import registry
 from .self_profiling import SelfProfiler
@@ -63,6 +64,7 @@ class Session:
         self._profiler = SelfProfiler(config, self.stats)
         self._given: list[weakref.ref[object]] = []  # the calls of torch.compile for this model
         self.generations = Generations(self)
+        self.offload = offload_for(config, lambda: self.generations.slot_bytes)
         self._weights = ""  # the mark of those in use
         self._plans_of: dict[str, list[Plan]] = {}  # of weights in use before, by their mark
         if config.plan is not None:

@@ -13,6 +13,7 @@ from ..kernels.probe import Verdict, verdict_on
 from ..kernels.write import write
 from ..passes.plan_format import Plan
 from .late_reads import to_device
+from .offload import Offload, Offloaded
 
 
 class Ring:
@@ -20,12 +21,22 @@ class Ring:
 
     Entries are overwritten in turn rather than moved, so a forecast's weights are permuted to the
     ring's physical order instead (`physical`). With a storage format the buffer is packed: what is
-    pushed is packed in one pass, what is read is unpacked by who reads it.
+    pushed is packed in one pass, what is read is unpacked by who reads it. With `offload` the
+    buffer may lie on the host, and is fetched to be read.
     """
 
-    def __init__(self, value: Tensor, history: int, kind: Format | None = None) -> None:
-        self.buffer: Tensor | Packed
-        if kind is None:
+    def __init__(
+        self,
+        value: Tensor,
+        history: int,
+        kind: Format | None = None,
+        offload: Offload | None = None,
+    ) -> None:
+        self.buffer: Tensor | Packed | Offloaded
+        stage = None if offload is None else offload.stage_for(value, history, kind)
+        if stage is not None:
+            self.buffer = Offloaded(value, history, kind, stage)
+        elif kind is None:
             shape = (history, *value.shape)
             self.buffer = torch.zeros(shape, dtype=value.dtype, device=value.device)
         else:
@@ -47,7 +58,9 @@ class Ring:
     def push(self, step: int, value: Tensor) -> None:
         """Write the value of `step` over the oldest entry."""
         self._newest = (self._newest + 1) % self.history
-        if isinstance(self.buffer, Packed):
+        if isinstance(self.buffer, Offloaded):
+            self.buffer.put(self._newest, value)
+        elif isinstance(self.buffer, Packed):
             write(value, self.buffer, self._newest)
         else:
             self.buffer[self._newest].copy_(value)
@@ -56,7 +69,11 @@ class Ring:
     def entry(self, k: int) -> Tensor:
         """The k-th newest entry, in the type that was pushed."""
         index = (self._newest - k) % self.history
-        return self.buffer.entry(index) if isinstance(self.buffer, Packed) else self.buffer[index]
+        return self.buffer[index] if isinstance(self.buffer, Tensor) else self.buffer.entry(index)
+
+    def read(self) -> Tensor | Packed:
+        """The buffer on the device, for a kernel that is queued before any other ring is read."""
+        return self.buffer.fetch() if isinstance(self.buffer, Offloaded) else self.buffer
 
     @property
     def rotation(self) -> int:
@@ -77,8 +94,13 @@ class Ring:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the buffer, as it is stored."""
-        return self.buffer.nbytes
+        """Bytes of the buffer where the values are, as it is stored; 0 if it lies on the host."""
+        return 0 if isinstance(self.buffer, Offloaded) else self.buffer.nbytes
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of a buffer that lies on the host in place of a device."""
+        return self.buffer.nbytes if isinstance(self.buffer, Offloaded) else 0
 
 
 class SlotSet:
@@ -124,6 +146,7 @@ class SlotSet:
         schedule: str | None = None,
         *,
         kind: Format | None = None,
+        offload: Offload | None = None,
     ) -> None:
         """Write into a slot, making it on first use or where shape, dtype, K or format changed.
 
@@ -135,7 +158,7 @@ class SlotSet:
             self._leads.setdefault(schedule, name)
         fits = ring is not None and ring.fits(value)
         if ring is None or not fits or (ring.history, ring.kind) != (history, kind):
-            made = self.rings[name] = Ring(value, history, kind)
+            made = self.rings[name] = Ring(value, history, kind, offload)
             if ring is not None and fits:
                 for k in reversed(range(len(ring.steps))):
                     made.push(ring.steps[k], ring.entry(k))

@@ -83,7 +83,8 @@ class Summary:
     `device_peak_bytes` the most that the process had allocated on the current CUDA device since
     torch began to count (0 without one), the model included. `captures`, `replays` and
     `graph_bytes` are of CUDA graphs; `uncaptured` counts variants that run without, by reason.
-    `slot_format` is the option: how slots are stored.
+    `slot_format` is the option: how slots are stored; `offloaded_bytes` lie on the host in place of
+    the device.
     """
 
     policy: str
@@ -111,6 +112,7 @@ class Summary:
     graph_bytes: int = 0
     uncaptured: dict[str, int] = field(default_factory=dict[str, int])
     most_slot_bytes: int = 0
+    offloaded_bytes: int = 0
     device_peak_bytes: int = 0
     slot_format: str | None = None
 
@@ -160,7 +162,9 @@ class Summary:
 
     def _slot_text(self) -> str:
         kind = f" as {self.slot_format}" if self.slot_format else ""
-        return f"{size_text(self.slot_bytes)}{kind}, at most {size_text(self.most_slot_bytes)}"
+        text = f"{size_text(self.slot_bytes)}{kind}, at most {size_text(self.most_slot_bytes)}"
+        host = size_text(self.offloaded_bytes)
+        return f"{text}, {host} more on the host" if self.offloaded_bytes else text
 
     def _memory_text(self) -> str:
         text = f"{size_text(self.extra_bytes)} besides the model"

@@ -35,7 +35,9 @@ def summary_of(session: Session) -> Summary:
         recorded=stats.recorded,
         macs=stats.macs,
         macs_uncached=stats.macs_uncached,
-        slot_bytes=session.generations.slot_bytes,
+        slot_bytes=session.generations.slot_bytes
+        + (0 if session.offload is None else session.offload.nbytes),
+        offloaded_bytes=session.generations.host_bytes,
         hoisted_bytes=sum(size() for size in session.hoisted_bytes),
         hoist_hits=dict(stats.hoist_hits),
         hoist_runs=dict(stats.hoist_runs),
