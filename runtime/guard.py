@@ -19,6 +19,9 @@ from .stats import Stats
 FACTOR = 2.5
 """Times the calibrated rms at which a residual is an alarm."""
 DENSE_HELD = 64
+MANY, SHARE = 3, 0.1
+"""Alarms, and of all generations, from which on `warn` speaks: two recordings tell little of how
+much generations differ, and an odd one among many is nobody's fault."""
 LEFT = "the generation left its plan"
 WAITS = (
     "guard='compute' waits for the device at each computed step: for the decision to stay on the "
@@ -33,9 +36,9 @@ class Guard:
     At each computed step the plan's check (`Plan.checks`) forecasts the output from those before
     it; |y - forecast| / |y| over its calibrated rms is the strain. More than `FACTOR` is an alarm,
     once a generation: it says that the sample is harder than those calibrated on, not that the plan
-    is bad. Then `warn` counts it and says so once, `densify` computes more of what is left of this
-    generation, `compute` all of it, and `recalibrate` has the next generations recorded. A grid
-    that is not the plan's is not seen here but by the dispatcher.
+    is bad. Then `warn` counts it, and says so once where they are many, `densify` computes more of
+    what is left of this generation, `compute` all of it, and `recalibrate` has the next generations
+    recorded. A grid that is not the plan's is not seen here but by the dispatcher.
 
     On a CUDA device the figures are read late, and an alarm comes some calls after its step;
     `densify` waits for them. So does `compute`, unless decisions stay `on_device`: a check raises a
@@ -124,12 +127,16 @@ class Guard:
             state.full = LEFT
         elif self.action == "recalibrate" and self.wanted is None:
             self.wanted = plan
+        alarms, generations = self.stats.alarms, self.stats.generations
+        if self.action == "warn" and alarms < max(MANY, SHARE * generations):
+            return
         self.stats.say(
             "guard",
-            f"at step {step} the model changed more than {FACTOR:g} "
-            "times as fast as in calibration; such generations are counted in ditcache.summary. "
-            "Many of them mean that prompts, guidance or resolution are far from those calibrated "
-            "on: calibrate again, or use options={'guard': 'densify'}.",
+            f"in {alarms} of {generations} generations (now at step {step}) the model changed more "
+            f"than {FACTOR:g} times as fast as in calibration; they are counted in "
+            "ditcache.summary. Many of them mean that prompts, guidance or resolution are far from "
+            "those calibrated on, or that these were few: calibrate again, or use "
+            "options={'guard': 'densify'}.",
         )
 
     def _denser(self, plan: Plan, step: int) -> Plan | None:

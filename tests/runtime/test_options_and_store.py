@@ -45,7 +45,7 @@ def a_plan(times=TIMES) -> Plan:
         ({"cuda_graphs": 1}, "expected True or False"),
         ({"cache_dir": 3}, "expected a folder"),
         ({"slot_format": ["int8"]}, "expected one of bf16, fp16"),
-        ({"guard": "shout"}, "expected one of off, warn, densify, recalibrate"),
+        ({"guard": "shout"}, "expected one of off, warn, densify"),
         ({"policy": ["fora"]}, "expected one of edf"),
         ({"policy_options": {"interval": 3}}, "unknown option 'policy_options'"),
         ({"inner": "inductr"}, "'inner' is 'inductr'; expected one of .*eager.*inductor"),
