@@ -24,6 +24,8 @@ TIMESTEP_NAMES = frozenset(
 )
 # Parts of names of vectors that are no time, as classes and guidance scales.
 NO_TIME = ("guid", "cfg", "label", "class", "mask", "length", "_ids", "fps", "scale", "size")
+# Parts of names of what another model makes of the latents at every step, to be added inside.
+FOLLOWING = ("residual", "controlnet")
 ROLES = {
     "latents": InputKind.LATENTS,
     "timestep": InputKind.TIMESTEP,
@@ -39,10 +41,10 @@ class ClassifyInputs:
     The caller's word (`roles`) comes first, then Dynamo's mark of module state, then the name of
     the argument, then shape: the timestep is the one input left with one number a sample, the
     latents the one whose shape is most like an output's. Latents that come in a list (one tensor a
-    sample) are all latents; of several timesteps the smallest is read. Where no tensor tells the
-    time, the only number among the arguments does (a step that is counted in Python). What remains
-    is condition: a wrong guess there costs speed, never truth, since condition values are checked
-    for change at run time.
+    sample) are all latents, and so is what a side network makes of them (a ControlNet's residuals);
+    of several timesteps the smallest is read. Where no tensor tells the time, the only number among
+    the arguments does (a step that is counted in Python). What remains is condition: a wrong guess
+    there costs speed, never truth, since condition values are checked for change at run time.
 
     Given::
 
@@ -98,7 +100,7 @@ class ClassifyInputs:
             if len(numbers) == 1:
                 numbers[0].meta["kind"] = InputKind.TIMESTEP
         for node in free:
-            node.meta["kind"] = InputKind.CONDITION
+            node.meta["kind"] = InputKind.LATENTS if _follows(node) else InputKind.CONDITION
         counts = {str(k): sum(kind_of(n) is k for n in inputs) for k in InputKind}
         facts = graph.facts | self.ensures
         stats = {k: v for k, v in counts.items() if v}
@@ -107,6 +109,12 @@ class ClassifyInputs:
 
 def _user_names(inputs: list[fx.Node]) -> list[str]:
     return [source_name(n) for n in inputs if _obvious_kind(n) is not InputKind.PARAMETER]
+
+
+def _follows(node: fx.Node) -> bool:
+    """Whether it is named as what a side network makes of the latents."""
+    named = any(part in argument_name(node) for part in FOLLOWING)
+    return named and _is_floating(node) and _rank(node) >= 2
 
 
 def _obvious_kind(node: fx.Node) -> InputKind | None:

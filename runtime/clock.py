@@ -7,12 +7,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import scope
 from .foresight import LOST, close_to, denied, foresee, packed, snapped
 from .late_reads import LateReads, waits
-from .seen import Conditions, Kind, Latents, Seen, read_timestep
+from .seen import Conditions, Glimpse, Kind, Latents, Seen, glimpse, kind_of, read_timestep
 from .track import Foreseen, Moment, Order, Sighting, Track
 
 MAX_TRACKS = 16  # threads that came and went; explicit generations are dropped at their end
@@ -86,6 +87,8 @@ class Clock:
         if changed:
             cause = CONDITION_CHANGED
         cause = cause or _unrelated(track, timestep, now, explicit is not None)
+        if cause == OTHER_LATENTS and timestep != track.timestep and _made(track, now):
+            cause = ""
         if cause:
             moment = Moment(key, track.serial + 1, base, 0, timestep, cause, changed)
         else:
@@ -151,6 +154,12 @@ class Clock:
         if name not in track.conditions:
             track.conditions[name] = Conditions(sighting.conditions, sighting.names)
         return moment
+
+    def gave(self, moment: Moment, outputs: tuple[Tensor, ...]) -> None:
+        """Take note of what the model gave at a moment: later latents may be made of it."""
+        track = self._track(moment.track)
+        if track.serial == moment.serial:
+            track.outputs[moment.branch] = outputs
 
     def _confirm(self, sighting: Sighting, foreseen: Foreseen) -> None:
         """Read what is yet to be seen of a call, and compare it when it comes."""
@@ -258,3 +267,23 @@ def _unrelated(track: Track, timestep: float, now: Latents, explicit: bool) -> s
     if alike and not explicit and not any(seen.leads_to(now) for seen in alike):
         return OTHER_LATENTS
     return ""
+
+
+def _made(track: Track, now: Latents) -> bool:
+    """Whether latents that do not look like those before are made of them and the last outputs.
+
+    So they are where a step goes far: at the start of a steep schedule, where a scheduler clips, or
+    where the model has not learned to predict the noise in its input. Guidance mixes the outputs of
+    branches, which may be the halves of a batch.
+    """
+    found: list[Glimpse] = []
+    for outputs in track.outputs.values():
+        for value in outputs:
+            if kind_of(value) == now.kind:
+                found.append(glimpse(value))
+                if len(value) % 2 == 0:
+                    found += [glimpse(torch.cat([half, half])) for half in value.chunk(2)]
+    found += [
+        x.entries for x in track.latents.values() if x.kind == now.kind and x.entries is not None
+    ]
+    return now.spanned_by(found)

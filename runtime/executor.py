@@ -124,6 +124,7 @@ class StepExecutor:
         if outputs is None:
             return None
         session.clock.enter(sighting)
+        session.clock.gave(moment, self._ways.given(outputs))
         session.generations.state(moment)
         state.recording = None  # a generation with forecasts is no measurement
         stats = session.stats
@@ -159,6 +160,13 @@ class StepExecutor:
                 "from one of its blocks.",
             )
             return self._ways.full(args)
+        outputs = self._step(args, moment)
+        session.clock.gave(moment, self._ways.given(outputs))
+        return outputs
+
+    def _step(self, args: Sequence[Any], moment: Moment) -> Any:
+        """The call that stands at this moment, computed or forecast."""
+        session = self.session
         state = session.generations.state(moment)
         slots = state.slots.setdefault(moment.branch, SlotSet())
         if moment.step == 1:

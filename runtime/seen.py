@@ -14,6 +14,8 @@ from torch import Tensor
 GLIMPSE = 256  # entries of the latents that are compared from step to step
 RELATED = 0.5  # cosine; a sampler's own steps stay above 0.8, other seeds come near 0
 
+FEW = 16  # entries for each vector of a span; independent noise has a quarter of its length in it
+
 Glimpse = npt.NDArray[np.float32]
 Kind = tuple[torch.Size, torch.dtype, torch.device] | None  # of a tensor; None for anything else
 
@@ -120,6 +122,20 @@ class Latents:
             return True
         product = float(self.entries @ later.entries)
         return product >= RELATED * self.norm * later.norm  # false for NaN
+
+    def spanned_by(self, others: Sequence[Glimpse]) -> bool:
+        """Whether most of these latents is a linear combination of others, whatever its weights.
+
+        False where there are too few entries to tell: noise has a part in any span, too.
+        """
+        mine = self.entries
+        if mine is None or not others or len(mine) < FEW * len(others):
+            return False
+        basis = np.stack(others, axis=1).astype(np.float64)
+        if not (np.isfinite(basis).all() and np.isfinite(mine).all()):
+            return False
+        weights = np.linalg.lstsq(basis, mine.astype(np.float64), rcond=None)[0]
+        return bool(np.linalg.norm(basis @ weights) >= RELATED * self.norm)
 
 
 def kind_of(value: Any) -> Kind:

@@ -63,6 +63,7 @@ class Track:
     called: dict[str, Seen] = field(default_factory=dict[str, Seen])  # in this step
     conditions: dict[str, Conditions] = field(default_factory=dict[str, Conditions])
     latents: dict[str, Latents] = field(default_factory=dict[str, Latents])  # latest, by branch
+    outputs: dict[str, tuple[Tensor, ...]] = field(default_factory=dict[str, "tuple[Tensor, ...]"])
     kinds: dict[str, list[Kind]] = field(default_factory=dict[str, "list[Kind]"])  # of latents
     grid: tuple[float, ...] = ()  # of this generation from its first step on, () if unknown
     order: Order = ()  # the calls of this step so far
@@ -78,7 +79,7 @@ class Track:
 
     def forget_calls(self) -> None:
         """Forget what the calls looked like."""
-        self.called, self.conditions, self.latents, self.kinds = {}, {}, {}, {}
+        self.called, self.conditions, self.latents, self.outputs, self.kinds = {}, {}, {}, {}, {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -73,7 +73,7 @@ class Ways:
         outputs, values = program.run(program.full, args, None, {})
         self._session.stats.computed += 1
         if state is not None and moment is not None and moment.step == 0:
-            stepped.note(state, self._given(outputs))
+            stepped.note(state, self._alone(outputs))
         if state is not None and state.recording is not None and moment is not None:
             self._record(
                 args, moment, state.recording, outputs, by_region(values, program.region_of)
@@ -160,7 +160,7 @@ class Ways:
         if state.recording is not None or moment.step == 0:
             found = by_region(values, program.region_of)
         if moment.step == 0:
-            stepped.note(state, self._given(outputs))
+            stepped.note(state, self._alone(outputs))
             if plan.guidance is not None:
                 state.guidance.saw(self._inputs.latents(step.args), found.get("denoiser"))
         if state.recording is not None:
@@ -253,11 +253,15 @@ class Ways:
         latents = self._inputs.latents(args)
         recording.add(moment, latents, values, main_of(outputs, self._denoised, latents))
 
-    def _given(self, outputs: Any) -> Any:
+    def given(self, outputs: Any) -> tuple[Tensor, ...]:
+        """What the denoiser gave, of all that the graph gives."""
+        given = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+        return tuple(cast(Tensor, given[i]) for i in self._denoised)
+
+    def _alone(self, outputs: Any) -> Tensor | None:
         """What the denoiser gave, if that is one output."""
-        if len(self._denoised) != 1:
-            return None
-        return outputs[self._denoised[0]] if isinstance(outputs, (tuple, list)) else outputs
+        given = self.given(outputs)
+        return given[0] if len(given) == 1 else None
 
     def _of_parts(self, plan: Plan, outputs: Any) -> dict[str, Tensor]:
         """What a plan for parts of the denoiser gave, at every step something new, for replays."""

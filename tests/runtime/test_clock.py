@@ -204,6 +204,24 @@ def test_seen_tells_views_of_one_storage_apart():
         assert not seen.same(value)
 
 
+def test_latents_that_are_made_of_the_last_output_belong_to_the_generation():
+    """A scheduler that clips keeps little of the latents: what the model gave is in the next."""
+    noise, given, other = latents(0), latents(1), latents(2)
+    for later, serial in ((0.1 * noise + 0.9 * given, 0), (0.1 * noise + 0.9 * other, 1)):
+        clock = Clock()
+        clock.gave(tick(clock, 1.0, noise), (given,))
+        assert tick(clock, 0.5, later).serial == serial
+
+
+def test_guided_outputs_of_both_halves_of_a_batch_count():
+    noise, cond, uncond = (latents(seed) for seed in range(3))
+    clock = Clock()
+    first = tick(clock, 1.0, noise.repeat(2, 1, 1))
+    clock.gave(first, (torch.cat([cond, uncond]),))
+    guided = 0.1 * noise + uncond + 3.0 * (cond - uncond)
+    assert tick(clock, 0.5, guided.repeat(2, 1, 1)).serial == first.serial
+
+
 def test_latents_of_other_noise_are_unrelated():
     for seed in range(50):
         here = Latents(latents(seed, 0.5))
