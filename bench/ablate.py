@@ -41,7 +41,7 @@ from .workload import CALIBRATION_SEED, EVALUATION_SEED, WORKLOADS, Batch
 BETAS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0)
 DEPTHS = (1, 2, 3, 4)
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-RESPONSES = (0.0, 0.5, 1.0, 2.0)
+RESPONSES = (0.0, 0.1, 0.3, 1.0)
 COUNTS = (1, 2, 4, 8)
 WIDTHS = (16, 64, 128, 256)
 OTHER_STEPS = 30

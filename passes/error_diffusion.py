@@ -19,6 +19,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from .accounts import Accounts
+
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
@@ -28,8 +30,6 @@ SMALLEST_RIDGE = 1e-9
 """Relative to the Gram diagonal; keeps a singular Gram matrix solvable."""
 EARLY, EARLY_POWER = 10.0, 8.0
 """Weight of deviations near pure noise, and how fast it falls with time; see `sensitivity`."""
-RESPONSE_PER_GAP, LEAST_RESPONSE, MOST_RESPONSE = 0.6, 2.0, 4.0
-"""How the model answers to an error in the sample; see `response`."""
 LARGEST_SHIFT = 0.5
 """Most by which the sum of a fitted row may differ from the sum of its prior (which is 1)."""
 
@@ -59,7 +59,7 @@ class Forecaster(Protocol):
 
     @property
     def response(self) -> float:
-        """Share of the model's `response` that fitted rows reckon with."""
+        """Share of the model's `answers` that fitted rows reckon with, 0 to 1."""
         ...
 
     def prior(self, last: Indices, count: Indices, step: int, x: Array) -> Array:
@@ -75,15 +75,15 @@ class Forecaster(Protocol):
 class Trace:
     """What `diffuse` found for P candidates: weights, the error they leave, and its history.
 
-    `weights` [P, T, K]; `error` [P, T], the L of `score`; `passing` [P], the sum over steps of
-    `sensitivity` times L_s' G L_s, the squared error in which the sample stood after step s;
-    `answer` [P], the squared error that comes of the model's answer to it (`response`).
+    `weights` [P, T, K]; `final` [P], the squared error L' G L of the final sample, mean over the
+    model's `answers`. With no answer: `error` [P, T], the L of `score`, and `passing` [P], the sum
+    over steps of `sensitivity` times L_s' G L_s, the squared error of the sample after step s.
     """
 
     weights: Array
     error: Array
+    final: Array
     passing: Array
-    answer: Array
 
 
 def diffuse(
@@ -98,94 +98,56 @@ def diffuse(
     """Walk the grid once for P (schedule, forecaster) pairs of one kind and history length.
 
     `computed` [P, T], `x`, `c` [T], `gram` [T, T] symmetric; `forecasters` has P entries of the
-    same class and `history`. At a skipped step t with the last computed steps h:
+    same class and `history`. For each of the model's `answers` q there is an account L of its own;
+    what is computed at step h is then v_h = unit(h) - q_h L, not unit(h). At a skipped step t with
+    the last computed steps h, one row serves all answers:
 
-        a  = prior + (G_hh + ridge + N)^-1 (G_h: e - G_hh prior - N (prior + beta u / c_t))
-        e  = unit(t) + beta L / c_t,   L += c_t (unit(t) - a on h),   u += c_t a on h
-
-    L takes the computed outputs for those of the uncached run. They are not: where the sample is
-    off, the model answers elsewhere. That is unknown in direction but not in size, and is taken as
-    noise in each computed output, independent and of variance N_h = r^2 (L' G L + sum u^2 N) at
-    step h, r the `response`, with u what the sample has taken of each output so far. So
-    weights that are large, alternating or rest on outputs of a sample that was far off are damped,
-    and u' N u is what this costs in the end.
+        e  = unit(t) + beta L / c_t
+        a  = prior + (mean v_h G v_h' + ridge)^-1 mean v_h G (e - v_h' prior)
+        L += c_t (unit(t) - a on v_h)
 
     Rows of the first steps may be `given` [S, K]: they are taken as they are, whatever they did to
     the sample is in L, and the others are solved from there.
 
-    Of L only the inner products with the outputs in h are ever needed, so a step costs one
-    matrix-vector product of [P, T] with [T].
+    Of L and v only inner products are needed in most steps, so a skipped step costs as much as the
+    sum of K vectors [P, S, T], and a computed one a product with G of those that compute.
     """
     batch, steps = computed.shape
     first, depth = forecasters[0], forecasters[0].history
-    fitted = first.beta is not None
     beta = np.array([f.beta or 0.0 for f in forecasters])
     scale = max(float(np.mean(np.diagonal(gram))), np.finfo(np.float64).tiny)
     ridge = np.array([max(f.ridge, SMALLEST_RIDGE) for f in forecasters]) * scale
-    divisor = lifted(c)
-
-    weights, error = np.zeros((batch, steps, depth)), np.zeros((batch, steps))
-    last, count = np.zeros((batch, depth), np.int64), np.zeros(batch, np.int64)
-    held = np.zeros((batch, depth))  # <L, y_h>
-    square, passing = np.zeros(batch), np.zeros(batch)
-    # What the sample takes of each computed output, and the variance of that output's answer.
-    use, answer = np.zeros((batch, steps)), np.zeros((batch, steps))
-    sharpness = np.array([response(c, n) ** 2 for n in computed.sum(axis=1)])
-    heeded = np.array([f.response**2 for f in forecasters])
-    slots, heed = np.arange(depth), sensitivity(x)
+    divisor, heed = lifted(c), sensitivity(x)
+    now = Accounts(batch, depth, c, gram)
+    # How much each answer counts in the solve: all the same, or the first one, which is none.
+    share = np.array([[f.response / now.answers] * now.answers for f in forecasters])
+    share[:, 0] += 1.0 - share.sum(axis=1)
+    weights, passing = np.zeros((batch, steps, depth)), np.zeros(batch)
     for step in range(steps):
-        along = error @ gram[:, step]  # <L, y_t>
-        hit = computed[:, step]
-        last[hit, 1:], last[hit, 0] = last[hit, :-1], step
-        held[hit, 1:], held[hit, 0] = held[hit, :-1], along[hit]
-        count[hit] += 1
-        use[hit, step] = c[step]
-        stray = np.maximum(square, 0.0) + np.sum(use**2 * answer, axis=1)
-        answer[hit, step] = sharpness[hit] * stray[hit]
-        skip = np.flatnonzero(~hit)
-        if not len(skip):
-            passing += heed[step] * square
-            continue
-        h, valid = last[skip], slots[None, :] < count[skip, None]
-        row = np.where(valid, first.prior(h, count[skip], step, x), 0.0)
-        inner = gram[h[:, :, None], h[:, None, :]]
-        to_step = gram[h, step]
-        if given is not None and step < len(given):
-            row = np.where(valid, given[step], 0.0)
-        elif fitted:
-            back = (beta[skip] / divisor[step])[:, None]
-            pull = to_step + back * held[skip]
-            astray = heeded[skip, None] * np.take_along_axis(answer[skip], h, 1)
-            pull = pull - astray * (row + back * np.take_along_axis(use[skip], h, 1))
-            row = row + _correction(inner, pull, row, valid, ridge[skip][:, None] + astray)
-        weights[skip, step] = row
-        into = np.einsum("pkl,pl->pk", inner, row)
-        new = c[step] * (gram[step, step] + np.sum(row * (into - 2 * to_step), axis=1))
-        square[skip] += c[step] * (new + 2 * (along[skip] - np.sum(row * held[skip], axis=1)))
-        held[skip] += c[step] * (to_step - into)
-        error[skip, step] += c[step]
-        np.add.at(error, (skip[:, None], h), -c[step] * row)
-        np.add.at(use, (skip[:, None], h), c[step] * row)
-        passing += heed[step] * square
-    return Trace(weights, error, np.maximum(passing, 0.0), np.sum(use**2 * answer, axis=1))
+        if len(hit := np.flatnonzero(computed[:, step])):
+            now.compute(hit, step)
+        if len(hit) < batch:
+            valid = np.arange(depth)[None, :] < now.count[:, None]
+            row = np.where(valid, first.prior(now.last, now.count, step, x), 0.0)
+            if given is not None and step < len(given):
+                row = np.where(valid, given[step], 0.0)
+            elif first.beta is not None:
+                back = (beta / divisor[step])[:, None, None]
+                system = np.einsum("ps,pskl->pkl", share, now.inner)
+                pull = np.einsum("ps,psk->pk", share, now.toward(step) + back * now.held)
+                row = row + _correction(system, pull, row, valid, ridge[:, None])
+            skip = ~computed[:, step]
+            weights[:, step] = row * skip[:, None]
+            now.forecast(skip, step, row)
+        passing += heed[step] * now.square[:, 0]
+    final = np.maximum(now.square, 0.0).mean(axis=1)
+    return Trace(weights, now.error[:, 0], final, np.maximum(passing, 0.0))
 
 
 def lifted(c: Array) -> Array:
     """Solver weights to divide by: none below `SMALLEST_WEIGHT` of their mean."""
     floor = SMALLEST_WEIGHT * float(np.mean(np.abs(c)))
     return np.where(np.abs(c) < floor, np.where(c < 0, -floor, floor), c)
-
-
-def response(c: Array, computed: int) -> float:
-    """Where the sample is off by |d|, the model's output is taken to be off by |d| times this.
-
-    From 2 / sum |c| at up to 3.3 steps for each computed one to 4 / sum |c| from 6.7 on: chosen by
-    the closed loop of the four small models at 3x, 5x and 7x, where more damps too much below 5x
-    and less too little above. Measured in replays, single steps are at 1 to 12 / sum |c|.
-    """
-    per_gap = RESPONSE_PER_GAP * len(c) / max(computed, 1)
-    reckoned = min(max(per_gap, LEAST_RESPONSE), MOST_RESPONSE)
-    return reckoned / max(float(np.sum(np.abs(c))), np.finfo(np.float64).tiny)
 
 
 def sensitivity(x: Array) -> Array:
@@ -244,27 +206,18 @@ def score(left: Array, gram: Array, c: Array) -> Array | float:
 
 
 def expected_error(schedule: Sequence[int], weights: Array, gram: Array, c: Array) -> float:
-    """`score` of a plan and the model's answer together: what the closed loop should come to.
+    """`score` of a plan as rms over the model's `answers`: what the closed loop may come to.
 
-    `weights` [T, K] on `schedule`. On the four small models at 3x and 5x this is within a factor of
-    two of the measured error, where the open loop alone is up to four times too low.
+    `weights` [T, K] on `schedule`.
     """
-    left, use, answer = (np.zeros(len(c)) for _ in range(3))
-    history: list[int] = []
-    computed = set(schedule)
-    sharpness = response(c, len(computed)) ** 2
-    for step in range(len(c)):
+    steps, rows = weights.shape
+    now, computed, row = Accounts(1, rows, c, gram), set(schedule), np.asarray(weights)[None]
+    for step in range(steps):
         if step in computed:
-            stray = max(float(left @ gram @ left), 0.0) + float(use**2 @ answer)
-            answer[step], use[step] = sharpness * stray, c[step]
-            history.insert(0, step)
-            continue
-        left[step] += c[step]
-        for weight, source in zip(weights[step], history, strict=False):
-            left[source] -= c[step] * weight
-            use[source] += c[step] * weight
-    total = max(float(left @ gram @ left), 0.0) + float(use**2 @ answer)
-    return math.sqrt(total / reference_power(gram, c))
+            now.compute(np.zeros(1, np.int64), step)
+        else:
+            now.forecast(np.ones(1, np.bool_), step, row[:, step])
+    return math.sqrt(max(float(now.square.mean()), 0.0) / reference_power(gram, c))
 
 
 def reference_power(gram: Array, c: Array) -> float:

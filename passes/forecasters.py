@@ -14,6 +14,9 @@ import numpy as np
 
 from .error_diffusion import Array, Indices, rows
 
+RESPONSE = 0.3
+"""Chosen, as `ANSWERS`, by replays of calibration samples of the four small models."""
+
 
 @dataclass(frozen=True)
 class Taylor:
@@ -95,18 +98,19 @@ class EDF:
     up in the sample. Asking each step to also undo `beta` of what has accumulated makes them
     cancel, as in image half-toning (Floyd and Steinberg 1976) or sigma-delta modulation. The prior
     is Lagrange's polynomial, to which the ridge pulls where the Gram matrix says little. `response`
-    is how much of the model's answer to an error in the sample is reckoned with (see `diffuse`).
+    is the share of the model's `answers` to an error in the sample that rows are solved for; the
+    rest is for none. Few directions answer much, but a plan whose errors grow in those is bad.
     """
 
     k: int = 3
     beta: float = 0.3
     ridge: float = 1e-4
-    response: float = 1.0
+    response: float = RESPONSE
 
     @property
     def name(self) -> str:
         """`edf(k=..,beta=..,ridge=..)`, with the response if it is not the usual one."""
-        other = "" if self.response == 1.0 else f",response={self.response:g}"
+        other = "" if self.response == RESPONSE else f",response={self.response:g}"
         return f"edf(k={self.k},beta={self.beta:g},ridge={self.ridge:g}{other})"
 
     @property

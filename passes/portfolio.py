@@ -40,10 +40,6 @@ LARGE_GRID = 200
 
 BETAS = (0.15, 0.3, 0.45, 0.6)
 HISTORIES = (2, 3, 4)
-SPARSE, SPARSE_HISTORY = 4.0, 3
-"""Above so many steps for each computed one no more outputs than that are combined: at 5x four of
-them cost 3.6 dB on the small Wan and 1.2 dB on the small DiT, and gain 0.2 dB on the small Flux.
-The far ones get large weights, and what the model answers to the error so far comes with them."""
 STARTS = 4
 """How many of the best candidates are improved by moving single steps."""
 
@@ -190,17 +186,12 @@ def schedule_of(
     )
 
 
-def histories(steps: int, n: int) -> tuple[int, ...]:
-    """How many outputs forecasts may combine where `n` of `steps` are computed."""
-    return tuple(k for k in HISTORIES if k <= SPARSE_HISTORY or steps <= SPARSE * n)
-
-
 def ranked(gram: Array, x: Array, c: Array, n: int) -> list[Candidate]:
     """Every standard schedule with every forecaster, best first."""
     betas = BETAS[1:2] if len(x) > LARGE_GRID else BETAS
     sets = standard_schedules(gram, x, c, n)
     found: list[Candidate] = []
-    for k in histories(len(x), n):
+    for k in HISTORIES:
         found += _best(gram, x, c, sets, [EDF(k, beta) for beta in betas])
     for plain in _PLAIN.values():
         found += _best(gram, x, c, sets, [plain])
@@ -241,9 +232,8 @@ def _best(
 
 
 def _merit(trace: Trace, gram: Array, c: Array) -> Array:
-    """L' G L at the end, what deviations on the way count, and the answer to them, over c' G c."""
-    final = np.sum((trace.error @ gram) * trace.error, axis=1)
-    merit = (np.maximum(final, 0.0) + trace.passing + trace.answer) / reference_power(gram, c)
+    """What is left at the end and what deviations on the way count, over c' G c."""
+    merit = (trace.final + trace.passing) / reference_power(gram, c)
     return np.where(np.isfinite(merit), merit, np.inf)
 
 
