@@ -60,19 +60,20 @@ class Accounts:
 
     def compute(self, hit: Indices, step: int) -> None:
         """Candidates `hit` compute at `step`: v = unit(step) - answer L, L += c answer L."""
-        rate, left, size = self._rates[:, step], self.error[hit], self.square[hit]
-        bent = left @ self._gram
-        along = bent[:, :, step]
-        new = -rate[:, None] * left
-        new[:, :, step] += 1.0
+        rate, left, size = self._rates[:, step], self.error[hit, :, :step], self.square[hit]
+        # L and the outputs made so far weigh steps before this one, and what is ahead is what their
+        # images are needed for.
+        bent = left @ self._gram[:step, step:]
+        along = bent[:, :, 0]
         inner, held = self.inner[hit], self.held[hit]
-        image, made = self._image[hit], self._made[hit]
-        cross = image[:, :, :-1, step] - rate[:, None] * held[:, :, :-1]
+        image, made = self._image[hit, :, :-1, step:], self._made[hit, :, :-1, :step]
+        cross = image[:, :, :, 0] - rate[:, None] * held[:, :, :-1]
         self.last[hit, 1:], self.last[hit, 0] = self.last[hit, :-1], step
         self.count[hit] += 1
-        self._made[hit, :, 1:], self._made[hit, :, 0] = made[:, :, :-1], new
-        self._image[hit, :, 1:] = image[:, :, :-1]
-        self._image[hit, :, 0] = self._gram[step] - rate[:, None] * bent
+        self._made[hit, :, 1:, :step], self._made[hit, :, 0, :step] = made, -rate[:, None] * left
+        self._made[hit, :, :, step] = np.arange(self.held.shape[2]) == 0
+        self._image[hit, :, 1:, step:] = image
+        self._image[hit, :, 0, step:] = self._gram[step, step:] - rate[:, None] * bent
         self.inner[hit, :, 1:, 1:] = inner[:, :, :-1, :-1]
         self.inner[hit, :, 0, 1:] = self.inner[hit, :, 1:, 0] = cross
         self.inner[hit, :, 0, 0] = self._gram[step, step] - rate * (2 * along - rate * size)
@@ -80,18 +81,19 @@ class Accounts:
         self.held[hit, :, 1:] = held[:, :, :-1] * kept[:, None]
         self.held[hit, :, 0] = (along - rate * size) * kept
         self.square[hit] = size * kept**2
-        self.error[hit] = left * kept[:, None]
+        self.error[hit, :, :step] = left * kept[:, None]
 
     def forecast(self, skip: npt.NDArray[np.bool_], step: int, row: Array) -> None:
         """Candidates where `skip` [P] make y_step by `row` [P, K]: L += c (unit(step) - row v)."""
         to_step = self.toward(step)
         row = row * skip[:, None]
         weight = self._c[step] * skip[:, None]
-        along = self.error @ self._gram[:, step]
+        along = self.error[:, :, :step] @ self._gram[:step, step]
         into = np.einsum("pskl,pl->psk", self.inner, row)
         new = np.einsum("pk,psk->ps", row, into - 2 * to_step) + self._gram[step, step]
         by_row = np.einsum("pk,psk->ps", row, self.held)
         self.square += weight * (weight * new + 2 * (along - by_row))
         self.held += weight[:, :, None] * (to_step - into)
-        self.error -= self._c[step] * (row[:, None, None, :] @ self._made)[:, :, 0]
-        self.error[:, :, step] += weight
+        moved = row[:, None, None, :] @ self._made[:, :, :, :step]
+        self.error[:, :, :step] -= self._c[step] * moved[:, :, 0]
+        self.error[:, :, step] = weight
