@@ -22,16 +22,18 @@ class ModelState:
 
     Looks at every dict that makes the model up (`__dict__`, parameters, buffers, submodules, and
     those of plain objects in attributes, such as attention processors) by the interpreter's version
-    tag, which any assignment or deletion changes, and at lists and sets by their entries: a
-    submodule replaced, an adapter added or scaled, `train()`, an attribute set anew. Writing a
-    weight in place changes nothing here. Raises ValueError for a model of too many objects.
+    tag, which any assignment or deletion changes, at empty ones (half of all) for being empty
+    still, and at lists and sets by their entries: a submodule replaced, an adapter added or scaled,
+    `train()`, an attribute set anew. Writing a weight in place changes nothing here. Raises
+    ValueError for a model of too many objects.
     """
 
-    __slots__ = ("_dicts", "_lists", "_sets", "_versions")
+    __slots__ = ("_dicts", "_empty", "_lists", "_sets", "_versions")
 
     def __init__(self, model: nn.Module) -> None:
         found = list(_containers(model))
-        self._dicts = [c for c in found if isinstance(c, dict)]
+        self._dicts = [c for c in found if isinstance(c, dict) and c]
+        self._empty = [c for c in found if isinstance(c, dict) and not c]
         self._versions = list(map(dict_version, self._dicts))
         self._lists = [(c, list(c)) for c in found if isinstance(c, list)]
         self._sets = [(c, set(c)) for c in found if isinstance(c, set)]
@@ -39,7 +41,8 @@ class ModelState:
     def unchanged(self) -> bool:
         """Whether everything is what it was."""
         return (
-            list(map(dict_version, self._dicts)) == self._versions
+            not any(self._empty)
+            and list(map(dict_version, self._dicts)) == self._versions
             and all(len(a) == len(b) and all(map(is_, a, b)) for a, b in self._lists)
             and all(a == b for a, b in self._sets)
         )

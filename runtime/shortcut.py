@@ -39,14 +39,16 @@ class Known:
 
     executor: StepExecutor
     world: dynamo.GlobalStateGuard  # grad mode, autocast, threads, determinism
-    sources: tuple[int | None, ...]  # for each graph input the tensor of the call, None if unread
-    numbers: tuple[Any, ...]  # for each graph input its value where it is no tensor
+    sources: tuple[tuple[int, int], ...]  # graph inputs that are read, and which tensor of the call
+    numbers: tuple[Any, ...]  # for each graph input its value where it is read and no tensor
     result: int | tuple[int, ...]  # which of the graph's outputs forward gives
 
     def inputs(self, tensors: Sequence[Tensor]) -> list[Any]:
         """The graph's inputs, as far as the executor watches them."""
-        pairs = zip(self.sources, self.numbers, strict=True)
-        return [number if s is None else tensors[s] for s, number in pairs]
+        values = list(self.numbers)
+        for i, source in self.sources:
+            values[i] = tensors[source]
+        return values
 
     def results(self, outputs: Any) -> Any:
         """What forward gives when the graph gives `outputs`."""
@@ -201,15 +203,17 @@ def uninstall(model: nn.Module) -> None:
 def _known(call: Call, tensors: Sequence[Tensor], result: Any) -> Known:
     """What a call looked like; raises _Unknown if its parts cannot be told from its inputs."""
     place = {id(t): i for i, t in reversed(list(enumerate(tensors)))}
-    sources: list[int | None] = []
-    numbers: list[Any] = []
+    sources: list[tuple[int, int]] = []
+    numbers: list[Any] = [None] * len(call.inputs)
     for i, value in enumerate(call.inputs):
-        watched = i in call.executor.watched
-        if watched and isinstance(value, Tensor) and id(value) not in place:
+        if i not in call.executor.watched:
+            continue
+        if not isinstance(value, Tensor):
+            numbers[i] = value
+        elif id(value) in place:
+            sources.append((i, place[id(value)]))
+        else:
             raise _Unknown
-        of_call = watched and isinstance(value, Tensor)
-        sources.append(place[id(value)] if of_call else None)
-        numbers.append(value if watched and not of_call else None)
     given = {id(t): i for i, t in enumerate(_tensors(call.outputs))}
     parts = (result,) if isinstance(result, Tensor) else result
     if type(parts) is not tuple or any(id(p) not in given for p in parts):
