@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +18,15 @@ from .cuda_graphs import Graphs
 from .stats import Stats
 
 _capturing = threading.Lock()  # one capture at a time in a process
+_abandoned: list[torch.cuda.CUDAGraph] = []  # the allocator may still ask them for their streams
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A memory pool, and an empty graph: a pool whose last graph was freed takes no other one."""
+
+    handle: Any
+    anchor: torch.cuda.CUDAGraph
 
 
 class _LastOp(TorchDispatchMode):
@@ -43,32 +54,61 @@ class CudaGraphApi:
     def capture(self, pool: Any, run: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
         """Capture what `run` queues; raises what it raises, with the last op in a note."""
         graph, last = torch.cuda.CUDAGraph(), _LastOp()
-        here = torch.cuda.current_device()
-        side = self._sides.get(here) or self._sides.setdefault(here, torch.cuda.Stream())
-        capturing = torch.cuda.graph(
-            graph, pool=pool, stream=side, capture_error_mode="thread_local"
-        )
-        before = torch.cuda.current_stream()
-        kept: list[Any] = []
-        token = if_node.bodies.set(kept)
+        here, before = torch.cuda.current_device(), torch.cuda.current_stream()
+        raised: list[BaseException] = []
+        token = if_node.memory.set(pool.handle)
         try:
-            with _capturing, capturing, last:
-                outputs = run()
-        except Exception as failed:
+            with _capturing, self._into(graph, pool.handle), last:
+                try:
+                    outputs = run()
+                except BaseException as failed:
+                    raised.append(failed)
+                    raise
+        except BaseException as failed:
+            torch.cuda.set_stream(before)  # a capture that fails to end leaves its own
+            self._abandon(graph, here, pool.handle)
             # Ending a capture that went wrong fails too, and hides what went wrong.
-            if failed.__context__ is not None:
-                failed.add_note(f"Before that: {failed.__context__}".splitlines()[0])
-            failed.add_note(f"The last op was {last.name or 'a compiled kernel'}.")
-            raise
+            why = raised[0] if raised else failed
+            why.add_note(f"The last op was {last.name or 'a compiled kernel'}.")
+            raise why from None
         finally:
-            if_node.bodies.reset(token)
-            torch.cuda.set_stream(before)  # a capture that fails to end leaves the side stream
-        graph.bodies = kept  # pyright: ignore[reportAttributeAccessIssue]
+            if_node.memory.reset(token)
         return graph, outputs
 
-    def pool(self) -> object:
+    def pool(self) -> Pool:
         """A new memory pool."""
-        return torch.cuda.graph_pool_handle()
+        handle, anchor = torch.cuda.graph_pool_handle(), torch.cuda.CUDAGraph()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the graph is empty
+            with _capturing, self._into(anchor, handle):
+                pass
+        return Pool(handle, anchor)
+
+    def _into(self, graph: torch.cuda.CUDAGraph, handle: Any) -> AbstractContextManager[Any]:
+        here = torch.cuda.current_device()
+        side = self._sides.get(here) or self._sides.setdefault(here, torch.cuda.Stream())
+        return torch.cuda.graph(graph, pool=handle, stream=side, capture_error_mode="thread_local")
+
+    def _abandon(self, graph: torch.cuda.CUDAGraph, device: int, handle: Any) -> None:
+        """Undo what a capture that failed has begun.
+
+        torch leaves that as it is where `cudaStreamEndCapture` reports an error: the stream, the
+        routing of memory to the pool, and the state of the random generator. Then no cache could be
+        emptied, nothing captured into this pool and no noise drawn any more.
+        """
+        side = self._sides.pop(device, None)
+        with suppress(RuntimeError), torch.cuda.stream(side):
+            if torch.cuda.is_current_stream_capturing():
+                graph.capture_end()
+        with suppress(RuntimeError):
+            graph.reset()
+        with suppress(RuntimeError):  # where there is nothing to end, there is none to release
+            torch._C._cuda_endAllocateToPool(device, handle)
+            torch._C._cuda_releasePool(device, handle)
+        generator = torch.cuda.default_generators[device]
+        with suppress(RuntimeError):
+            generator.graphsafe_set_state(generator.clone_state())
+        _abandoned.append(graph)
 
     def on(self, device: torch.device) -> AbstractContextManager[Any]:
         """Make `device` the current one."""

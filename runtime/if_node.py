@@ -34,8 +34,8 @@ extern "C" __global__ void hand_over(unsigned long long handle, const int *flag)
 }
 """
 
-# The memory of the bodies in the capture at hand: the captured graph has to keep it alive.
-bodies: ContextVar[list[Any] | None] = ContextVar("ditcache_if_bodies", default=None)
+# The handle of the memory pool that is captured into.
+memory: ContextVar[Any] = ContextVar("ditcache_if_memory")
 
 
 def in_torch() -> bool:
@@ -81,17 +81,25 @@ def if_node(flag: Tensor) -> Generator[None]:
         return
     driver = _bindings("driver")
     inside = _node(flag)
-    stream, pool = body_stream(flag.device.index), torch.cuda.MemPool()
-    if (kept := bodies.get()) is not None:
-        kept.append(pool)
+    stream = body_stream(flag.device.index)
     mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
     called(driver.cuStreamBeginCaptureToGraph(stream.cuda_stream, inside, None, None, 0, mode))
     try:
-        # The allocator gives the pool of a capture to its own stream only.
-        with torch.cuda.stream(stream), torch.cuda.use_mem_pool(pool):
+        _share_memory(flag.device.index, memory.get())
+        with torch.cuda.stream(stream):
             yield
     finally:
         called(driver.cuStreamEndCapture(stream.cuda_stream))
+
+
+def _share_memory(device: int, pool: Any) -> None:
+    """Give the pool to all streams of this thread, until the capture ends its use.
+
+    torch gives it to the stream of the capture alone, and the body has another one.
+    """
+    torch._C._cuda_endAllocateToPool(device, pool)
+    torch._C._cuda_beginAllocateCurrentThreadToPool(device, pool)
+    torch._C._cuda_releasePool(device, pool)  # begun twice, and the graph releases it once
 
 
 def _node(flag: Tensor) -> Any:

@@ -109,14 +109,10 @@ class Flag:
         return self.value
 
 
-class Pool:
-    pass
-
-
 @pytest.fixture
 def cuda(monkeypatch):
     """torch.cuda as far as a node needs it, and the calls that came."""
-    found = SimpleNamespace(driver=Driver(), stream=7, pools=[], active=[])
+    found = SimpleNamespace(driver=Driver(), stream=7, memory=[])
 
     @contextmanager
     def on(stream):
@@ -124,36 +120,41 @@ def cuda(monkeypatch):
         yield
         found.stream = before
 
-    @contextmanager
-    def use(pool):
-        found.active.append(pool)
-        yield
-        found.active.pop()
-
     patches = {
         "is_current_stream_capturing": lambda: True,
         "current_stream": lambda _=None: SimpleNamespace(cuda_stream=found.stream),
         "stream": on,
-        "MemPool": Pool,
-        "use_mem_pool": use,
     }
     for name, value in patches.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    for name in ("endAllocateToPool", "beginAllocateCurrentThreadToPool", "releasePool"):
+        monkeypatch.setattr(
+            torch._C,
+            f"_cuda_{name}",
+            lambda *at, name=name: found.memory.append((name, *at)),
+            raising=False,
+        )
+    token = if_node.memory.set("the pool")
     monkeypatch.setattr(if_node, "hand_over", lambda _: "hand_over")
     monkeypatch.setattr(if_node, "body_stream", lambda _: SimpleNamespace(cuda_stream=9))
     monkeypatch.setattr(if_node, "missing", lambda: None)
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", found.driver)
-    return found
+    yield found
+    if_node.memory.reset(token)
 
 
 def test_the_body_is_captured_behind_what_was_and_before_what_follows(cuda):
-    driver, kept = cuda.driver, []
-    token = if_node.bodies.set(kept)
+    driver = cuda.driver
     driver.add(7, "head")
     taken = []
 
     def made():
-        assert cuda.active, "memory of the body is the pool's"
+        assert [name for name, *_ in cuda.memory] == [
+            "endAllocateToPool",
+            "beginAllocateCurrentThreadToPool",
+            "releasePool",
+        ], "memory of the body is the pool's"
+        assert all(at == [0, "the pool"] for _, *at in cuda.memory)
         driver.add(cuda.stream, "body")
         return "value"
 
@@ -163,7 +164,6 @@ def test_the_body_is_captured_behind_what_was_and_before_what_follows(cuda):
 
     branch(Flag(), made, take, warm=True)
     driver.add(7, "tail")
-    if_node.bodies.reset(token)
     head, hand_over, (node, after), tail = driver.outer
     assert (head, hand_over) == (("head", []), ("hand_over", ["head"]))
     assert after == ["hand_over"]
@@ -171,7 +171,6 @@ def test_the_body_is_captured_behind_what_was_and_before_what_follows(cuda):
     assert tail == ("tail", ["the node"])
     assert list(driver.streams) == [7], "the body's capture has ended"
     assert taken == ["value"]
-    assert [type(pool) for pool in kept] == [Pool], "for the captured graph to keep"
 
 
 @pytest.mark.parametrize("call", ["context", "info", "handle", "launch", "node", "update", "begin"])
