@@ -79,7 +79,7 @@ each = pytest.mark.parametrize("run", ONE_GRAPH, indirect=True, scope="module")
 
 @each
 def test_policy_none_changes_no_bit(run):
-    for request in (SMALL, OTHER):
+    for request in (SMALL, OTHER, LARGE, FEWER):
         same(run.sampler(run.compiled, request), run.eager(request))
 
 
@@ -134,7 +134,7 @@ def test_the_exact_tier_changes_no_bit_and_skips_work(run):
     planned = run.covered.sampler(compiled, SMALL)
     near(planned, run.by_hand(SMALL))
     ditcache.remove(compiled)
-    for request in (SMALL, OTHER):
+    for request in (SMALL, OTHER, LARGE, FEWER, SMALL):
         same(run.covered.sampler(compiled, request), run.eager(request))
     ditcache.apply(compiled, plan)
     if run.covered.row.hoisted_macs:
