@@ -32,6 +32,9 @@ SAME = 1e-2
 """How near to 0 and 1 the weights of a step are that gives the output on as the next latents."""
 CARRIED = 2.0
 """An error in the first latents that the sampler carries to the end within this factor stays."""
+DATA_LIKE = 0.75
+"""On a small preconditioned UNet 0.5 to 1 are within 2.6 dB at 2x and 3.4 dB at 5x; at 5x 0 is 6
+below, and 13 in the tail."""
 TAIL = 5
 """Steps from whose gains the last one is extrapolated."""
 SMALLEST_DIFFERENCE = 1e-4
@@ -158,14 +161,22 @@ def _answered(update: Update, x: Array, y: Array) -> Update:
     to an error is small beside it. A prediction of the data or the noise leaves that out: the
     sampler shrinks the sample by sigma' / sigma, or makes it grow by alpha' / alpha, and the output
     brings back what is missing, as it follows the sample. How far is the regression of the outputs
-    on the latents, rho_t = <x_t, y_t> / <x_t, x_t>: the exact answer for Gaussian data.
+    on the latents, rho_t = <x_t, y_t> / <x_t, x_t>: the exact answer for Gaussian data to an error
+    that is spread like the latents. One that is spread like the data, as errors of a prediction of
+    the data are, is answered by <y_t, y_t> / <x_t, y_t>; that counts for `DATA_LIKE` of it, as far
+    as no error grows by it.
     """
     kept = update.response()[1][0]
     if 1 / CARRIED <= kept <= CARRIED:
         return update
-    guided = np.einsum("bt,nbtm->ntm", update.shares, y)
-    power = np.einsum("ntm,ntm->t", x, x)
-    answer = np.einsum("ntm,ntm->t", x, guided) / np.maximum(power, np.finfo(np.float64).tiny)
+    guided, tiny = np.einsum("bt,nbtm->ntm", update.shares, y), np.finfo(np.float64).tiny
+    xx, xy, yy = (np.einsum("ntm,ntm->t", a, b) for a, b in ((x, x), (x, guided), (guided, guided)))
+    answer = xy / np.maximum(xx, tiny)
+    if kept < 1.0:
+        carry, gain = update.carry.sum(axis=1), update.gains.sum(axis=(0, 2))
+        told = (xy > 1e-9 * np.sqrt(xx * yy)) & (gain > 0.0)
+        other = np.minimum(yy / np.where(told, xy, 1.0), (1.0 - carry) / np.where(told, gain, 1.0))
+        answer += DATA_LIKE * np.where(told, np.maximum(other - answer, 0.0), 0.0)
     return replace(update, answer=answer) if np.isfinite(answer).all() else update
 
 

@@ -252,6 +252,22 @@ def test_a_data_prediction_answers_to_the_sample():
     assert got[0] / got.max() > 0.01, "without the answer 1e-3 of what the last steps weigh"
 
 
+def test_errors_like_the_data_outlast_the_noise():
+    """Data that varies in few directions: what is wrong with a prediction lies in those, too."""
+    power = np.where(np.arange(64) < 4, 16 * 0.25, 0.0)  # as much as of 64 even ones
+    x, y, sigmas = data_prediction(lambda x, sigma: power / (power + sigma**2) * x)
+    found = measured(x, y, sigmas)
+    assert found is not None
+    assert found.update.answer is not None
+    exact = 4 / (4 + sigmas**2)
+    even = 0.25 / (0.25 + sigmas**2)
+    middle = slice(5, 25)
+    assert (found.update.answer[middle] > even[middle]).all()
+    assert (found.update.answer[middle] < 1.01 * exact[middle]).all()
+    kept = found.weights[5] / found.weights[20]
+    assert kept > 0.05, "without 1e-2"
+
+
 def test_a_velocity_is_taken_as_it_is():
     rng = np.random.default_rng(0)
     grid = np.linspace(1.0, 0.05, 20)
