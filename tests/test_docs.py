@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 from ditcache.passes import pipeline
 
 ROOT = Path(__file__).parents[1]
@@ -53,3 +54,34 @@ def test_every_policy_has_its_line():
         assert shown.items() <= made.items(), name
         # First Block Cache is DBCache with but one knob.
         assert len(shown) == (1 if name == "firstblockcache" else len(made)), name
+
+
+def options_of() -> dict[str, set[str]]:
+    """What each command takes on the command line."""
+    from ditcache.bench.command import bench
+    from ditcache.passes import opt
+    from ditcache.runtime import cli
+
+    verbs = typer.main.get_command(cli.app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    found = {f"ditcache {name}": verb for name, verb in verbs.items()}
+    contest = typer.Typer()
+    contest.command()(bench)
+    found |= {"ditcache bench": typer.main.get_command(contest)}
+    found |= {"ditcache-opt": typer.main.get_command(opt.app)}
+    return {name: {o for p in verb.params for o in p.opts} for name, verb in found.items()}
+
+
+def test_commands_have_the_options_that_they_are_shown_with():
+    known = options_of()
+    shown = 0
+    for page in PAGES:
+        text = page.read_text()
+        for command, rest in re.findall(r"\b(ditcache-opt|ditcache [a-z]+) ([^`\n|#>]*)", text):
+            for option in re.findall(r"(?<!\S)--?[a-z][\w-]*", rest):
+                assert command in known, f"{page.name}: {command} {rest}"
+                assert option in known[command], f"{page.name}: {command} {rest}"
+                shown += 1
+        for module in re.findall(r"python -m (?:ditcache\.)?((?:bench|models)[\w.]*)", text):
+            path = ROOT.joinpath(*module.rstrip(".").split("."))
+            assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+    assert shown > 20
