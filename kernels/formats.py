@@ -97,7 +97,8 @@ class Packed:
         data = torch.zeros((history, *like.shape), dtype=kind.dtype, device=like.device)
         scales = None
         if kind.scaled:
-            scales = torch.zeros((history, blocks_of(like.numel())), device=like.device)
+            shape = (history, blocks_of(like.numel()))
+            scales = torch.zeros(shape, dtype=torch.float32, device=like.device)
         return cls(data, scales, like.dtype)
 
     @property
@@ -138,7 +139,8 @@ def pack_reference(value: Tensor, kind: Format) -> tuple[Tensor, Tensor | None]:
     flat = value.reshape(-1).to(torch.float32)
     runs = torch.nn.functional.pad(flat, (0, -len(flat) % SCALE_BLOCK)).view(-1, SCALE_BLOCK)
     largest = torch.where(runs.isnan(), torch.inf, runs.abs()).amax(1)
-    scales = (largest / kind.limit).clamp_min(SMALLEST_SCALE)
+    # By a tensor: by a number a CUDA device multiplies with the reciprocal, which is not as exact.
+    scales = (largest / largest.new_full((), kind.limit)).clamp_min(SMALLEST_SCALE)
     numbers = runs * scales.reciprocal()[:, None]
     numbers = torch.where(scales[:, None].isinf(), 1.0, numbers).clamp(-kind.limit, kind.limit)
     if not kind.dtype.is_floating_point:

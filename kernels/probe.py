@@ -54,7 +54,7 @@ class Verdict:
 def verdict_on(device: torch.device | str) -> Verdict:
     """A verdict of which nothing is known yet."""
     flag = torch.zeros(1, dtype=torch.int32, device=device)
-    return Verdict(flag, torch.zeros(4, device=device))
+    return Verdict(flag, torch.zeros(4, dtype=torch.float32, device=device))
 
 
 def distance_reference(
@@ -201,8 +201,8 @@ def _probe_triton(
     )
     n = value.numel()
     count = min(-(-n // BLOCK), PARTS)
-    parts = torch.empty(2, count, device=value.device)
-    figures = torch.empty(2, device=value.device)
+    parts = torch.empty(2, count, dtype=torch.float32, device=value.device)
+    figures = torch.empty(2, dtype=torch.float32, device=value.device)
     of_table = row if weights is not None and weights.dim() == 2 else None
     with launching_on(value.device):
         distance_kernel()[(count,)](

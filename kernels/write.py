@@ -199,7 +199,7 @@ def _launch(
     chunks = -(-size // (tile * tiles))
     parts = None
     if signs is not None:
-        parts = torch.empty(rows, chunks, tile, device=value.device)
+        parts = torch.empty(rows, chunks, tile, dtype=torch.float32, device=value.device)
     with launching_on(value.device):
         write_kernel()[(chunks, rows)](
             value,

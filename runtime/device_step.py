@@ -54,7 +54,8 @@ class DeviceStep:
         """
         device = verdict.flag.device
         if device not in self._limits:
-            self._limits[device] = to_device(torch.tensor([self._limit], device="cpu"), device)
+            limit = torch.tensor([self._limit], dtype=torch.float32, device="cpu")
+            self._limits[device] = to_device(limit, device)
         outputs, writes = self._call(*values, self._limits[device], verdict.flag, verdict.running)
         return outputs, dict(zip(self.tail.variant.writes, writes, strict=True))
 

@@ -76,7 +76,8 @@ class Guard:
         if rms == 0.0 or ring is None or len(ring.steps) < used:
             return
         value = values[names[0]]
-        numbers = torch.tensor([*ring.physical(weights), FACTOR * rms], device="cpu")
+        given = [*ring.physical(weights), FACTOR * rms]
+        numbers = torch.tensor(given, dtype=torch.float32, device="cpu")
         numbers = to_device(numbers, value.device)
         figures = probe(
             value,

@@ -104,6 +104,17 @@ def test_what_does_not_fit_is_named(value, reference, more, message):
         probe(value, reference, **more)
 
 
+def test_types_are_not_the_callers_default():
+    value = torch.randn(200, dtype=torch.float32)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert verdict_on("cpu").running.dtype == torch.float32
+        assert Packed.empty(FORMATS["int8"], 2, value).scales.dtype == torch.float32
+        assert probe(value, value.unsqueeze(0)).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 @pytest.mark.parametrize("shape", [(1,), (3, 5, 11), (2, 4097, 65), (1, 3 << 20)])
