@@ -7,13 +7,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from ..passes.ir import InputKind, StepGraph, kind_of, placeholders
+from ..passes.classify_inputs import LATENT_NAMES
+from ..passes.ir import InputKind, StepGraph, kind_of, placeholders, value_of
+from ..passes.names import argument_name
 from ..passes.signature import graph_text
+from ..passes.symbolic import numel_of, shape_of
 from .clock import Clock
 from .late_reads import waits
-from .roles import is_size, latent_indices, timestep_index
 from .seen import GraphIdentity, read_timestep
 from .track import Moment, Sighting
 
@@ -82,3 +84,32 @@ class StepInputs:
 
     def _steering(self, args: Sequence[Any]) -> list[Any]:
         return [self._identity, *[args[i] for i in self._conditions]]
+
+
+def is_size(source: str) -> bool:
+    """Whether a number among the inputs is a size of another input."""
+    return any(part in source for part in (".size()", ".stride()", ".storage_offset()"))
+
+
+def timestep_index(inputs: Sequence[fx.Node]) -> int | None:
+    """Where the timestep comes in; of several (a timestep and its sigma) the smallest."""
+    found = [i for i, n in enumerate(inputs) if kind_of(n) is InputKind.TIMESTEP]
+    return min(found, key=lambda i: len(shape_of(value_of(inputs[i]))), default=None)
+
+
+def latent_indices(inputs: Sequence[fx.Node], graph: StepGraph) -> tuple[int, ...]:
+    """Where the latents come in that the sampler integrates.
+
+    A model may have other inputs that follow the latents, such as its last prediction; those that
+    count are of one argument, and of the output's size where there is a choice.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, node in enumerate(inputs):
+        if kind_of(node) is InputKind.LATENTS:
+            groups.setdefault(argument_name(node), []).append(i)
+    nodes = graph.nodes_by_name()
+    outs = graph.region("denoiser").live_outs if graph.regions else ()
+    size = sum(numel_of(value_of(nodes[name])) for name in outs)
+    sizes = {k: sum(numel_of(value_of(inputs[i])) for i in v) for k, v in groups.items()}
+    named = min(groups, key=lambda k: (abs(sizes[k] - size), k not in LATENT_NAMES), default=None)
+    return () if named is None else tuple(groups[named])

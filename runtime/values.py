@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from ..passes.ir import StepGraph, output_node
 from .dispatcher import Sample
 from .late_reads import waits
 
@@ -45,6 +46,15 @@ def _floats(value: Any) -> list[Tensor]:
 def any_waits(value: Any) -> bool:
     """Whether `all_finite` would wait for a device."""
     return any(waits(v) for v in _floats(value))
+
+
+def denoised_indices(graph: StepGraph) -> tuple[int, ...]:
+    """Which of the step's outputs the denoiser gives; none where it gives anything else, too."""
+    given = output_node(graph.graph).args[0]
+    flat = given if isinstance(given, (tuple, list)) else (given,)
+    names = [n.name if isinstance(n, fx.Node) else "" for n in flat]
+    outs = graph.region("denoiser").live_outs if graph.regions else ()
+    return tuple(names.index(o) for o in outs) if set(outs) <= set(names) else ()
 
 
 def sample(outputs: Any, places: Sequence[int]) -> Sample | None:

@@ -19,13 +19,21 @@ from .keep import keep, push
 from .late_reads import waits
 from .program import Program
 from .recorder import Recording
-from .roles import denoised_indices
 from .row_tensors import RowTensors
 from .session import Session
 from .slots import SlotSet
 from .step_inputs import StepInputs
 from .track import Moment
-from .values import all_finite, any_waits, by_region, denoised, finite_flag, main_of, sample
+from .values import (
+    all_finite,
+    any_waits,
+    by_region,
+    denoised,
+    denoised_indices,
+    finite_flag,
+    main_of,
+    sample,
+)
 
 NOT_FINITE = "NaN or infinity in a forecast"
 NOT_FINITE_THEN = "The rest of the generation computes in full."
