@@ -62,7 +62,8 @@ class Graphs:
 
     def find(self, owner: Captured, key: Hashable, device: torch.device) -> Capture | None:
         """A capture by its owner and key."""
-        found = self._pool(device).captures.get((id(owner), key))
+        pool = self._pools.get(device)
+        found = None if pool is None else pool.captures.get((id(owner), key))
         return None if found is None else found[1]
 
     def add(

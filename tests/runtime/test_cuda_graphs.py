@@ -185,6 +185,21 @@ def test_a_capture_that_fails_names_the_op_and_runs_on(caplog):
     assert "not permitted" in said
 
 
+def test_without_a_pool_it_runs_on(monkeypatch):
+    """A pool has a capture of its own, which may fail as any other."""
+
+    def fails():
+        raise RuntimeError("no pool")
+
+    runs = Runs()
+    monkeypatch.setattr(runs.api, "pool", fails)
+    f = runs.wrap()
+    for _ in range(3):
+        args = inputs()
+        assert right(f(*args), *args)
+    assert runs.stats.uncaptured == {"a capture failed": 1}
+
+
 def test_out_of_memory_frees_the_others_then_gives_up():
     runs = Runs()
     f, g, h = (runs.wrap() for _ in range(3))

@@ -156,6 +156,29 @@ def test_nan_is_noticed_within_the_lag(monkeypatch):
     assert not torch.isnan(sample(made, 6)).any(), "the next generation is as always"
 
 
+def test_what_was_not_finite_is_not_in_the_slots_of_the_next_generation():
+    """Unwritten entries count with a weight of zero, and zero times NaN is NaN."""
+    made = running()
+    session = session_of(made)
+    assert session is not None
+
+    def forward(x: Tensor, t: Tensor, i: int) -> Tensor:
+        if i == 5:
+            for state in session.generations.open():
+                for slots in state.slots.values():
+                    for ring in slots.rings.values():
+                        ring.buffer.fill_(float("nan"))
+        return first(made(x, t.expand(1), prompt(5)))
+
+    euler(forward, noise(5), grid())
+    assert ditcache.summary(made).fallbacks
+    rings = [r for g in session.generations.open() for s in g.slots.values() for r in s.rings]
+    assert not rings
+    before = ditcache.summary(made).fallbacks
+    assert generate(made, 6).isfinite().all()
+    assert ditcache.summary(made).fallbacks == before
+
+
 def test_another_order_than_foreseen_computes_in_full(monkeypatch, caplog):
     """Two unnamed branches where there was one: a call is taken for the next step's."""
     made = running()
