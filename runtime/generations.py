@@ -79,7 +79,10 @@ class Generations:
             elif len(before.seen) == 1 and before.short:
                 self._session.stats.say("one step", _one_step(moment))
             if moment.cause == CLASH and before.recording is not None:
-                before.recording.broken = CLASH
+                before.recording.broken = (
+                    f"{CLASH}: no plan serves a sampler that calls the model several times at a "
+                    "timestep, such as Heun's"
+                )
             self._session.finish(before)
             kept = before.slots
         elif self._spare:
@@ -113,7 +116,8 @@ class Generations:
             state = self._states.pop(track, None)
             self._session.clock.forget(track)
             if state is not None:
-                self._count_calls(state)
+                if isinstance(track, scope.GenerationScope):
+                    self._count_calls(state)
                 self._session.finish(state)
                 if self._session.captured is not None:  # captures read slots where they lie
                     self._spare = state.slots

@@ -14,8 +14,8 @@ from .recorder import DENOISER, LATENTS, Recording
 from .stepped import STEPPED, WHAT_TO_DO
 
 NOT_ADDED_UP = (
-    "the sampler does not add the outputs up as a deterministic one does (it draws noise, or the "
-    "latents change between its steps)"
+    "the sampler does not add the outputs up as a deterministic one does (it draws noise, it clips "
+    "its estimate of the data, or the latents change between its steps)"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from itertools import pairwise
 
 import ditcache
 import numpy as np
@@ -165,6 +166,21 @@ def test_a_generation_around_every_call_is_named(caplog):
     assert relative(ours, generate(model)) < 1e-9
     assert caplog.text.count("open it once, around the whole sampling loop") == 1
     assert "no plan could be made" not in caplog.text
+
+
+def test_a_sampler_with_two_calls_a_step_is_told_so_when_calibrating(caplog):
+    made = compiled(Denoiser())
+
+    def heun(_: int) -> None:
+        x = noise()
+        for t, after in pairwise(grid()):
+            slope = first(made(x, t[None], prompt()))
+            there = first(made(x + (after - t) * slope, after[None], prompt()))
+            x = x + (after - t) * (slope + there) / 2
+
+    with pytest.raises(ditcache.ProfileError, match="such as Heun"):
+        ditcache.calibrate(made, heun, samples=2)
+    assert "open it once" not in caplog.text, "nobody opened a generation"
 
 
 def test_generations_that_were_cut_short_do_not_spoil_whole_ones(tmp_path):
