@@ -229,8 +229,24 @@ def test_a_model_of_the_zoo_needs_no_weights(cli):
     assert re.search(r"^blocks\.\d+ |^transformer_blocks\.27 ", out, re.M)
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "ditcache-opt.md"
+
+
 def test_the_help_is_in_the_documentation(cli):
     code, out, _ = cli("--help")
     assert code == 0
-    page = (Path(__file__).parents[2] / "docs" / "ditcache-opt.md").read_text()
-    assert f"```\n{out.strip()}\n```" in page
+    assert f"```\n{out.strip()}\n```" in PAGE.read_text()
+
+
+@pytest.mark.slow
+def test_the_example_in_the_documentation_is_what_is_printed(cli):
+    pytest.importorskip("diffusers")
+    command, example = re.findall(
+        r"```\nditcache-opt (flux-emoji .*)\n```\n\n```\n(.*?)```", PAGE.read_text(), re.S
+    )[0]
+    code, out, _ = cli(*command.split())
+    assert code == 0
+    printed = iter(out.splitlines())
+    for line in example.splitlines():  # in this order; … stands for anything
+        pattern = re.compile(".*".join(map(re.escape, line.split("…"))))
+        assert line.strip() == "…" or any(pattern.fullmatch(p) for p in printed), line

@@ -74,8 +74,8 @@ def test_v2_arms_that_differ(planned):
 
     error = broken("insert-cache", harm, plan=planned("blocks.0"), check="fast")
     assert error.rule == "V2"
-    assert "got: bf16[2,16,8] on cpu from hit, f32[2,16,8] on cpu from miss" in str(error)
-    assert "cache.cond" in str(error)
+    page = Path(__file__).parents[2] / "docs" / "passes" / "README.md"
+    assert str(error).replace("broken-", "") in page.read_text()
 
 
 def test_v2_another_layout(planned):
