@@ -8,6 +8,8 @@ import pytest
 import torch
 from ditcache.runtime import joined_kernels
 from ditcache.runtime.lower import piece_cache
+from torch._inductor import config
+from torch._inductor.codecache import CppPythonBindingsCodeCache
 
 from .helpers import Denoiser, compiled, generate
 
@@ -20,12 +22,12 @@ def libraries(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     piece_cache("inductor").pieces.clear()
     torch._dynamo.reset()
-    torch._inductor.codecache.CppPythonBindingsCodeCache.cache_clear()
+    CppPythonBindingsCodeCache.cache_clear()
 
     def found() -> list[Path]:
         return [p for p in tmp_path.rglob("*.main.cpp") if p.with_suffix(".so").exists()]
 
-    with torch._inductor.config.patch(fx_graph_cache=False, compile_threads=1):
+    with config.patch(fx_graph_cache=False, compile_threads=1):
         yield found
     piece_cache("inductor").pieces.clear()
 
@@ -48,7 +50,7 @@ def test_all_kernels_of_a_step_are_one_library(libraries):
 
 def test_two_threads_build_two_libraries_a_piece(libraries):
     model = Denoiser()
-    with torch._inductor.config.patch(compile_threads=2):
+    with config.patch(compile_threads=2):
         made = generated(model)
     torch.testing.assert_close(made, generate(model), rtol=1e-4, atol=1e-4)
     assert len(libraries()) > 1
