@@ -52,7 +52,7 @@ MODELS: dict[str, Any] = {**WORKLOADS, WanSheets.name: WanSheets}
 
 @dataclass(frozen=True)
 class Setting:
-    """One run: the budget, and how many samples are judged (`n`) and calibrated on."""
+    """One run: the budget, how many samples are judged (`n`, from `seed` on) and calibrated on."""
 
     model: str
     speedup: float
@@ -60,6 +60,7 @@ class Setting:
     calibration: int = 16
     batch: int = 16
     steps: int = 50
+    seed: int = EVALUATION_SEED
 
 
 class Bench:
@@ -72,7 +73,7 @@ class Bench:
         torch.compiler.reset()
         options = {"inner": "eager", "remember": False, "guard": "off"}
         self.model: Any = torch.compile(self.workload.denoiser, backend="ditcache", options=options)
-        self.batches = self.workload.batches(setting.n, setting.batch, seed=EVALUATION_SEED)
+        self.batches = self.workload.batches(setting.n, setting.batch, seed=setting.seed)
         self.calibration = self.workload.batches(
             setting.calibration, setting.batch, seed=CALIBRATION_SEED, calibration=True
         )
@@ -231,6 +232,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=32, help="held-out samples")
     parser.add_argument("--calibration", type=int, default=16, help="calibration samples")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=EVALUATION_SEED, help="of the first judged one")
     parser.add_argument("--only", default="", help="cells whose name holds this")
     parser.add_argument("--no-transfer", action="store_true", help="this grid and guidance alone")
     parser.add_argument("--out", type=Path, help="the document to write")
@@ -238,7 +240,9 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", category=UserWarning)
-    setting = Setting(args.model, args.speedup, args.n, args.calibration, args.batch)
+    setting = Setting(
+        args.model, args.speedup, args.n, args.calibration, args.batch, seed=args.seed
+    )
     key = hashlib.sha256(repr(setting).encode()).hexdigest()[:16]
     ledger = Ledger(args.work / f"{args.model}.jsonl", key)
     console = Console(width=120)

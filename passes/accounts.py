@@ -8,6 +8,8 @@ are needed, and those are kept.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,19 +18,21 @@ Indices = npt.NDArray[np.int64]
 
 ANSWERS = (0.0, 3.0, 6.0)
 """Rates, over a whole run, at which the model may take an error back; see `answers`."""
+EXPECTED = (-2.0, *ANSWERS)
+"""For what is told of a plan also that errors may grow, as they do where the sample is decided."""
 
 
-def answers(c: Array) -> Array:
+def answers(c: Array, rates: Sequence[float] = ANSWERS) -> Array:
     """What the model may answer to a sample that is off by d: d times these, [S, T].
 
-    Each of `ANSWERS` over sum c, against the error (|c_t| times it is at most 1, so that one step
+    Each of `rates` over sum c, against the error (|c_t| times it is at most 1, so that one step
     does not undo more than all of it). That is the test equation by which solvers are judged
     (Dahlquist 1963): extrapolation from K outputs is stable only while what a gap does to an
     error, the answer times the gap, is small, and the less of it the larger K is.
     """
     total = float(np.sum(c)) or 1.0
     most = 1.0 / np.maximum(np.abs(c), np.finfo(np.float64).tiny)
-    return np.stack([np.clip(-q / total, -most, most) * np.ones(len(c)) for q in ANSWERS])
+    return np.stack([np.clip(-q / total, -most, most) * np.ones(len(c)) for q in rates])
 
 
 class Accounts:
@@ -39,8 +43,15 @@ class Accounts:
     those with y_t. `last` [P, K] are their steps, `count` [P] says how many there are.
     """
 
-    def __init__(self, batch: int, depth: int, c: Array, gram: Array) -> None:
-        self._c, self._gram, self._rates = c, gram, answers(c)
+    def __init__(
+        self,
+        batch: int,
+        depth: int,
+        c: Array,
+        gram: Array,
+        rates: Sequence[float] = ANSWERS,
+    ) -> None:
+        self._c, self._gram, self._rates = c, gram, answers(c, rates)
         many, steps = self._rates.shape
         self.error = np.zeros((batch, many, steps))
         self.square, self.held = np.zeros((batch, many)), np.zeros((batch, many, depth))
