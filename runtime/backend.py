@@ -111,6 +111,8 @@ def _refusal(gm: fx.GraphModule) -> str | None:
     around = _around()
     places = [str(node.meta.get("stack_trace", "")) for node in gm.graph.nodes]
     hooked = pipelines.hooked("\n".join([*places, *(f.filename for f in frames), *around]))
+    # By the model where that is at hand: in a graph beside the hooks nothing tells of them.
+    hooked = next(filter(None, map(pipelines.own_cache, _models())), hooked)
     if hooked is not None:
         _breaks.update({(f.filename, f"{f.name}_at_{f.lineno}"): hooked for f in frames})
     reason = hooked or _broken(ended)
@@ -127,17 +129,29 @@ def _around() -> list[str]:
     much like a denoiser.
     """
     found: list[str] = []
-    frame: FrameType | None = sys._getframe()
     inside = False
-    while frame is not None:
+    for frame in _callers():
         file, name = frame.f_code.co_filename, frame.f_code.co_name
         if file == _EVAL_FRAME and name == "compile_wrapper":
             return found
         inside = inside or file.startswith(_DYNAMO)
         if inside and not file.startswith((_TORCH, _RUNTIME)):
             found.append(f"{file}:{name}")
-        frame = frame.f_back
     return []
+
+
+def _models() -> Generator[object]:
+    """The module that Dynamo traces now, and those in whose methods it was called."""
+    yield dynamo.traced_module()
+    for frame in _callers():
+        yield frame.f_locals.get("self")
+
+
+def _callers() -> Generator[FrameType]:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def _broken(ended: GraphCompileReason | None) -> str | None:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from . import scope
 
 MODULE = "diffusers.models.cache_utils"
@@ -37,11 +39,22 @@ def hooked(places: str) -> str | None:
         if name in _SHUT_OUT:
             return _SHUT_OUT[name]
         if "cache" in name or name == "pyramid_attention_broadcast":
-            return (
-                f"diffusers' own cache is at work ({name}), and two caches would each skip what "
-                "the other counts on; call disable_cache() on the model to have ditcache's"
-            )
+            return _two_caches(name)
     return None
+
+
+def own_cache(model: object) -> str | None:
+    """Why a model on which diffusers' `enable_cache` was called is not cached; None for others."""
+    if not isinstance(model, torch.nn.Module) or not getattr(model, "is_cache_enabled", False):
+        return None
+    return _two_caches(type(getattr(model, "_cache_config", None)).__name__)
+
+
+def _two_caches(name: str) -> str:
+    return (
+        f"diffusers' own cache is at work ({name}), and two caches would each skip what "
+        "the other counts on; call disable_cache() on the model to have ditcache's"
+    )
 
 
 def install() -> None:

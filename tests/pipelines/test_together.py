@@ -96,11 +96,19 @@ def test_blocks_compiled_by_themselves_are_explained(caplog):
     assert "compile the whole denoiser" in caplog.text
 
 
-@pytest.mark.parametrize("config", ["FirstBlockCacheConfig", "TaylorSeerCacheConfig"])
+CACHES = {
+    "FirstBlockCacheConfig": {},
+    "TaylorSeerCacheConfig": {},
+    "MagCacheConfig": {"num_inference_steps": 8, "mag_ratios": torch.ones(8)},
+    "TextKVCacheConfig": {},
+}
+
+
+@pytest.mark.parametrize("config", CACHES)
 def test_diffusers_own_cache_is_refused(config, caplog):
     """Two caches at once would skip steps of one another: ditcache stands back and says so."""
     pipeline = tiny.flux()
-    pipeline.transformer.enable_cache(getattr(diffusers, config)())
+    pipeline.transformer.enable_cache(getattr(diffusers, config)(**CACHES[config]))
     made = compiled(pipeline, profile_generations=1)
     for seed in range(3):
         tiny.generate(pipeline, seed)
