@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from ditcache import Plan, Profile
 from ditcache.passes.forecasters import EDF
-from ditcache.passes.plan_from_profile import DENOISER, problem
+from ditcache.passes.plan_from_profile import problem
+from ditcache.passes.plan_parts import DENOISER
 from ditcache.passes.portfolio import Candidate, guided_gram, schedule_of
 from ditcache.passes.profile import RegionProfile
 from ditcache.passes.schedules import standard_schedules

@@ -26,7 +26,7 @@ TIMESTEP_NAMES = frozenset(
 NO_TIME = ("guid", "cfg", "label", "class", "mask", "length", "_ids", "fps", "scale", "size")
 # Parts of names of what another model makes of the latents at every step, to be added inside.
 FOLLOWING = ("residual", "controlnet")
-ROLES = {
+INPUT_ROLES = {
     "latents": InputKind.LATENTS,
     "timestep": InputKind.TIMESTEP,
     "condition": InputKind.CONDITION,
@@ -73,13 +73,13 @@ class ClassifyInputs:
                     f"classify-inputs: option inputs names {key!r}, but the step has no such "
                     f"input; it has {', '.join(_user_names(inputs)) or 'none'}"
                 )
-            if role not in ROLES:
+            if role not in INPUT_ROLES:
                 raise PassError(
                     f"classify-inputs: option inputs gives {key!r} the role {role!r}; "
-                    f"expected one of {', '.join(ROLES)}"
+                    f"expected one of {', '.join(INPUT_ROLES)}"
                 )
             for node in named:
-                node.meta["kind"] = ROLES[role]
+                node.meta["kind"] = INPUT_ROLES[role]
             chosen.update(named)
         free: list[fx.Node] = []
         for node in inputs:

@@ -9,24 +9,16 @@ from typing import Any
 import numpy as np
 
 from . import policies
-from .forecasters import Lagrange, Taylor
 from .ir import StepGraph
 from .opt_load import InputError
 from .plan_format import Plan, RegionSchedule
-from .portfolio import POLICIES, steps_for
+from .portfolio import PLAIN, POLICIES, steps_for
 from .profile import Profile
 from .schedules import uniform_index
 from .selectors import outline
 from .signature import model_signature
 from .solver_weights import from_grid
 
-UNPROFILED: dict[str, Taylor | Lagrange] = {
-    "reuse": Taylor(0),
-    "taylor-1": Taylor(1),
-    "taylor-2": Taylor(2),
-    "lagrange-1": Lagrange(1),
-    "lagrange-2": Lagrange(2),
-}
 SPEEDUP, STEPS, REGION = 2.0, 50, "denoiser"
 
 
@@ -68,7 +60,7 @@ class Wanted:
             return policies.make(self.policy, self.options).plan(on)
         budget = steps_for(self.steps, computed_steps=None, speedup=self.speedup)
         computed = uniform_index(self.steps, budget)
-        forecaster = UNPROFILED[self.policy]
+        forecaster = PLAIN[self.policy]
         rows = forecaster.rows(computed, grid, from_grid(times), np.eye(self.steps))
         weights = tuple(tuple(float(w) for w in row) for row in rows)
         schedules = tuple(
@@ -127,10 +119,10 @@ def _check_policy(name: str, options: dict[str, Any], *, has_profile: bool) -> N
         raise InputError(f"no policy {name!r}; there are {', '.join(policies.names())}")
     elif options:
         raise InputError(f"policy {name!r} has no option {next(iter(options))!r}, only --speedup")
-    elif name not in UNPROFILED and not has_profile:
+    elif name not in PLAIN and not has_profile:
         raise InputError(
             f"policy {name!r} needs measurements: add --profile FILE, or use one of "
-            f"{', '.join(UNPROFILED)}"
+            f"{', '.join(PLAIN)}"
         )
 
 

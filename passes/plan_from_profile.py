@@ -19,14 +19,12 @@ from .error_diffusion import Array
 from .frontier import Frontier, frontier_of
 from .guidance import conditional, solved_scale
 from .plan_format import Plan, PlanError, RegionSchedule, is_monotone
+from .plan_parts import DENOISER
 from .portfolio import FEWEST, POLICIES, guided_gram, solve, steps_for
 from .solver_weights import from_grid, impulse_response
 
 if TYPE_CHECKING:
     from .profile import Profile
-
-DENOISER = "denoiser"
-"""Name of the region that is the whole model; where it was recorded, plans are made for it."""
 
 GRID_TOLERANCE = 1e-6
 """Relative to the range of the grid: timesteps closer than this are the same."""

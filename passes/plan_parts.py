@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+DENOISER = "denoiser"
+"""Name of the region that is the whole model; where it was recorded, plans are made for it."""
 WHAT = ("output", "delta")
 REFERENCES = ("previous", "computed")
 

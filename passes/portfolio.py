@@ -43,14 +43,14 @@ HISTORIES = (2, 3, 4)
 STARTS = 4
 """How many of the best candidates are improved by moving single steps."""
 
-_PLAIN: dict[str, Forecaster] = {
+PLAIN: dict[str, Forecaster] = {
     "reuse": Taylor(0),
     "taylor-1": Taylor(1),
     "taylor-2": Taylor(2),
     "lagrange-1": Lagrange(1),
     "lagrange-2": Lagrange(2),
 }
-POLICIES = ("edf", *_PLAIN, *(f"{name}-best" for name in _PLAIN))
+POLICIES = ("edf", *PLAIN, *(f"{name}-best" for name in PLAIN))
 
 Mask = npt.NDArray[np.bool_]
 
@@ -159,11 +159,11 @@ def _solve(
         rows = tuple((0.0,) for _ in range(steps))
         done = RegionSchedule(region, tuple(range(steps)), rows, 1, "reuse", "every step")
         return done, 0.0
-    if policy in _PLAIN:
+    if policy in PLAIN:
         sets = {"uniform index": uniform_index(steps, n)}
-        chosen = _best(gram, x, c, sets, [_PLAIN[policy]])[0]
+        chosen = _best(gram, x, c, sets, [PLAIN[policy]])[0]
     elif policy != "edf":
-        plain = _PLAIN[policy.removesuffix("-best")]
+        plain = PLAIN[policy.removesuffix("-best")]
         chosen = _best(gram, x, c, standard_schedules(gram, x, c, n), [plain])[0]
     else:
         chosen = _portfolio(gram, x, c, n, search)
@@ -193,7 +193,7 @@ def ranked(gram: Array, x: Array, c: Array, n: int) -> list[Candidate]:
     found: list[Candidate] = []
     for k in HISTORIES:
         found += _best(gram, x, c, sets, [EDF(k, beta) for beta in betas])
-    for plain in _PLAIN.values():
+    for plain in PLAIN.values():
         found += _best(gram, x, c, sets, [plain])
     return sorted(found, key=lambda candidate: candidate.merit)
 

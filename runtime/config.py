@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..kernels.formats import FORMATS
-from ..passes.classify_inputs import ROLES
+from ..passes.classify_inputs import INPUT_ROLES
 from ..passes.plan_format import Plan, PlanError
 from ..passes.policies import ZOO, make
 from ..passes.portfolio import POLICIES
@@ -169,10 +169,10 @@ def _check_values(given: Mapping[str, Any]) -> None:
     if not isinstance(inputs, Mapping):
         raise OptionError(f"option 'inputs' is {inputs!r}; expected names with their roles")
     for name, role in cast(Mapping[Any, Any], inputs).items():
-        if role not in ROLES:
+        if role not in INPUT_ROLES:
             raise OptionError(
                 f"option 'inputs' gives {name!r} the role {role!r}; expected one of "
-                f"{', '.join(ROLES)}"
+                f"{', '.join(INPUT_ROLES)}"
             )
 
 

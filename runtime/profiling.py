@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..passes.measured_solver import MeasuredSolver, measured
+from ..passes.plan_parts import DENOISER
 from ..passes.profile import Profile, ProfileError, RegionProfile
 from ..passes.refit import Courses, Reference
-from .recorder import DENOISER, LATENTS, Recording
+from .recorder import LATENTS, Recording
 from .stepped import STEPPED, WHAT_TO_DO
 
 NOT_ADDED_UP = (

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
+from ..passes.plan_parts import DENOISER
 from .sketch import rows_of, sketch_rows
 from .track import Moment
 
 SKETCH_WIDTH = 512
 """Numbers kept of each sample's output at a step."""
-DENOISER = "denoiser"
 LATENTS = "latents"
 
 

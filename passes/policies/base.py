@@ -20,13 +20,13 @@ from ..guidance import conditional
 from ..outline import Outline
 from ..plan_format import DecisionRule, Plan, PlanError, ProbePoint, RegionSchedule
 from ..plan_from_profile import Target, onto, solver_weights
+from ..plan_parts import DENOISER
 from ..portfolio import guided_gram
 from ..profile import Profile
 
 BRANCHES = "attention[:]+cross-attention[:]+mlp[:]"
 """Every residual branch of every block: what layer-level methods cache."""
 CHAIN = "blocks[:]"
-DENOISER = "denoiser"
 REUSE = Taylor(0)
 
 
