@@ -128,17 +128,23 @@ def _node(flag: Tensor) -> Any:
 
 @functools.cache
 def hand_over(device: int) -> Any:
-    """The kernel that hands a flag to a graph, compiled and loaded for one device."""
-    driver, nvrtc = _bindings("driver"), _bindings("nvrtc")
-    major, minor = torch.cuda.get_device_capability(device)
+    """The kernel that hands a flag to a graph, loaded on one device."""
+    driver = _bindings("driver")
+    text = np.frombuffer(compiled("{}{}".format(*torch.cuda.get_device_capability(device))), "u1")
+    with torch.cuda.device(device):
+        module = called(driver.cuModuleLoadData(text.ctypes.data))
+    return called(driver.cuModuleGetFunction(module, b"hand_over"))
+
+
+def compiled(capability: str) -> bytes:
+    """The kernel in PTX, which the driver compiles further."""
+    nvrtc = _bindings("nvrtc")
     program = called(nvrtc.nvrtcCreateProgram(HAND_OVER, b"if_node.cu", 0, [], []))
-    target = f"--gpu-architecture=compute_{major}{minor}".encode()
+    target = f"--gpu-architecture=compute_{capability}".encode()
     called(nvrtc.nvrtcCompileProgram(program, 1, [target]))
     text = b" " * called(nvrtc.nvrtcGetPTXSize(program))
     called(nvrtc.nvrtcGetPTX(program, text))  # writes into it
-    with torch.cuda.device(device):
-        module = called(driver.cuModuleLoadData(np.frombuffer(text, np.uint8).ctypes.data))
-    return called(driver.cuModuleGetFunction(module, b"hand_over"))
+    return text
 
 
 @functools.cache

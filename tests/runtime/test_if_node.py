@@ -223,3 +223,28 @@ def test_which_bindings_will_do(monkeypatch, version, there):
     assert (why is None) == there
     if why:
         assert (version or "no cuda-bindings") in why
+
+
+def test_the_real_bindings_have_what_is_called():
+    """Where they are installed: the kernel compiles without a device, and the names exist."""
+    driver = pytest.importorskip("cuda.bindings.driver")
+    try:
+        text = if_node.compiled("90")
+    except Exception as missing:
+        pytest.skip(f"no NVRTC: {missing}")
+    assert b".visible .entry hand_over" in text
+    assert b"cudaGraphSetConditional" in text
+    wanted = driver.CUgraphNodeParams()
+    wanted.type = driver.CUgraphNodeType.CU_GRAPH_NODE_TYPE_CONDITIONAL
+    wanted.conditional.handle = driver.CUgraphConditionalHandle(1 << 40)
+    wanted.conditional.type = driver.CUgraphConditionalNodeType.CU_GRAPH_COND_TYPE_IF
+    wanted.conditional.size = 1
+    assert int(wanted.conditional.handle) == 1 << 40
+    assert len(wanted.conditional.phGraph_out) == 1
+    flags = driver.CUstreamUpdateCaptureDependencies_flags
+    assert int(flags.CU_STREAM_SET_CAPTURE_DEPENDENCIES) == 1
+    names = [n for n in dir(Driver) if n.startswith("cu")]
+    assert len(names) == 8
+    assert all(
+        hasattr(driver, name) for name in (*names, "cuModuleLoadData", "cuModuleGetFunction")
+    )
