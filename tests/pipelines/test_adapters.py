@@ -6,6 +6,7 @@ under it, only the predicted error is that of the weights it was recorded with.
 
 from __future__ import annotations
 
+import diffusers
 import ditcache
 import peft
 import pytest
@@ -82,6 +83,31 @@ def test_fused_and_unfused_again_with_the_exact_tier():
             change()
         in_full(pipeline, 16, seed=0)
     in_full(pipeline, 16, seed=1)
+
+
+def test_the_pipelines_own_lora_calls_on_a_model_compiled_in_place(tmp_path):
+    """Of one that torch.compile has wrapped, diffusers' pipelines find no adapters."""
+    donor = tiny.flux_transformer()
+    add(donor, "late")
+    weights = peft.get_peft_model_state_dict(donor, adapter_name="late")
+    diffusers.FluxPipeline.save_lora_weights(tmp_path, transformer_lora_layers=weights)
+    pipelines = [tiny.flux(), tiny.flux()]
+    made = pipelines[0].transformer
+    made.compile(backend="ditcache", options={"inner": "eager", "policy": "exact"})
+    before = tiny.generate(pipelines[1], 1)
+    for change in (
+        lambda p: p.load_lora_weights(tmp_path, adapter_name="late"),
+        lambda p: p.set_adapters(["late"], [0.5]),
+        lambda p: p.fuse_lora(),
+        lambda p: p.unfuse_lora(),
+        lambda p: p.unload_lora_weights(),
+    ):
+        for pipeline in pipelines:
+            change(pipeline)
+        ours, theirs = (tiny.generate(pipeline, 1) for pipeline in pipelines)
+        same(ours, theirs)
+    assert error(theirs, before) < 1e-5
+    assert sum(ditcache.summary(made).hoist_hits.values()) > 0
 
 
 def test_a_plan_for_other_weights_is_kept_and_said_once(adapted, caplog):
