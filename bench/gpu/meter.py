@@ -5,19 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from .loop import Call, Loop
-
-
-class Mark(Protocol):
-    """A moment in the device's queue."""
-
-    def until(self, later: Any) -> float:
-        """Seconds from this mark to a later one."""
-        ...
 
 
 class CudaMark:
