@@ -155,7 +155,8 @@ class StepExecutor:
                 "no timestep",
                 "No input tells the time, or its batch stands at several timesteps. The other "
                 f"inputs are: {listed}. Name it with options={{'inputs': {{'<name>': "
-                "'timestep'}}, or use ditcache.generation. If it was blocks that were compiled "
+                "'timestep'}}, or use ditcache.generation. A Python number may be a constant of "
+                "the graph: pass it as a tensor. If it was blocks that were compiled "
                 "(compile_repeated_blocks), compile the whole denoiser: a step cannot be seen "
                 "from one of its blocks.",
             )
