@@ -63,14 +63,15 @@ class Recording:
                 return  # an extra call, as of skip-layer guidance: it has no part in the profile
             self.branches.append(moment.branch)
             self.batch = batch
+        if DENOISER in values:
+            used = values[DENOISER] if main is None else main
+            self.rows = self.rows or rows_of(used)  # before any other region is sketched by rows
+            self.used = tuple(used.shape)
+            made = used if latents is None else leading(used, latents.shape)
+            self._put(DENOISER, moment, made, tuple(values[DENOISER].shape))
         for region, value in values.items():
-            part = value
-            if region == DENOISER:
-                part = value if main is None else main
-                self.rows = self.rows or rows_of(part)
-                self.used = tuple(part.shape)
-                part = part if latents is None else leading(part, latents.shape)
-            self._put(region, moment, part, tuple(value.shape))
+            if region != DENOISER:
+                self._put(region, moment, value, tuple(value.shape))
         if latents is not None and DENOISER in self.shape:
             part = leading(latents, self.used)
             if part.numel() == self.numel[DENOISER]:

@@ -36,3 +36,14 @@ def test_a_generation_that_fell_apart_is_none():
     assert courses([recorded(STEPS), recorded(4)], profile) is None
     assert courses([recorded(4), recorded(2)], profile) is None
     assert courses([], profile) is None
+
+
+def test_a_region_met_before_the_denoiser_is_kept_apart_by_sample_from_the_first_step_on():
+    made = Recording(width=16)
+    for step in range(STEPS):
+        y = torch.ones(2, 30)
+        moment = Moment(track="here", serial=0, branch="", step=step, timestep=1 - step / STEPS)
+        made.add(moment, y, {"blocks.7": y, "denoiser": y})
+    table = made.table("blocks.7")
+    assert table is not None
+    assert table.shape == (1, STEPS, 2 * 16)
