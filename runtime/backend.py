@@ -38,6 +38,7 @@ _TORCH = os.path.dirname(torch.__file__)
 _RUNTIME = os.path.dirname(__file__)
 _DYNAMO = os.path.join(_TORCH, "_dynamo")
 _EVAL_FRAME = os.path.join(_DYNAMO, "eval_frame.py")
+_MODULE_CALLS = frozenset({"forward", "_call_impl", "_wrapped_call_impl"})
 _hooks: set[str] = set()  # what diffusers' hooks were refused for, so far
 _breaks: dict[tuple[str, str], str] = {}  # reasons of graph breaks by file and function_at_line
 
@@ -144,7 +145,10 @@ def _models() -> Generator[object]:
     """The module that Dynamo traces now, and those in whose methods it was called."""
     yield dynamo.traced_module()
     for frame in _callers():
-        yield frame.f_locals.get("self")
+        # Looking keeps the locals until the frame ends (before Python 3.13): not a caller's models.
+        code = frame.f_code
+        if code.co_varnames[:1] == ("self",) and code.co_name in _MODULE_CALLS:
+            yield frame.f_locals.get("self")
 
 
 def _callers() -> Generator[FrameType]:
