@@ -19,7 +19,7 @@ from .stats import Stats
 FACTOR = 2.5
 """Times the calibrated rms at which a residual is an alarm."""
 DENSE_HELD = 64
-MANY, SHARE = 3, 0.1
+MANY, SHARE = 3, 0.3
 """Alarms, and of all generations, from which on `warn` speaks: two recordings tell little of how
 much generations differ, and an odd one among many is nobody's fault."""
 LEFT = "the generation left its plan"
