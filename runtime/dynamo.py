@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from types import CodeType
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -12,19 +13,26 @@ from torch import nn
 from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch._C._dynamo import eval_frame
 from torch._C._dynamo.eval_frame import get_eval_frame_callback
-from torch._C._dynamo.guards import GlobalStateGuard, dict_version
+from torch._C._dynamo.guards import (
+    GlobalStateGuard,
+    dict_version,
+    set_is_in_mode_without_ignore_compile_internals,
+)
 from torch._dynamo.convert_frame import compile_lock
 from torch._dynamo.eval_frame import skip_code
+from torch.utils import _python_dispatch
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 __all__ = [
     "GlobalStateGuard",
+    "beside_dispatch_modes",
     "compilation",
     "compile_lock",
     "count_compiled_frame",
     "dict_version",
+    "dispatch_mode_in_the_way",
     "get_eval_frame_callback",
     "modes_active",
     "outside",
@@ -123,3 +131,27 @@ def modes_active() -> bool:
         or torch._C._len_torch_dispatch_stack()
         or _functorch.maybe_current_level() is not None
     )
+
+
+def dispatch_mode_in_the_way() -> bool:
+    """Whether a dispatch mode is active under which Dynamo runs no compiled code: a FLOP counter.
+
+    Dynamo does not only step aside under it: it leaves the frame alone for good, also later.
+    """
+    return _python_dispatch.is_in_any_mode_without_ignore_compile_internals()
+
+
+@contextmanager
+def beside_dispatch_modes() -> Generator[None]:
+    """Let Dynamo run compiled code under the dispatch modes that are active; they see its ops."""
+    before = dispatch_mode_in_the_way()
+    _set_in_the_way(False)
+    try:
+        yield
+    finally:
+        _set_in_the_way(before)
+
+
+def _set_in_the_way(value: bool) -> None:
+    _python_dispatch._is_in_any_mode_without_ignore_compile_internals = value
+    set_is_in_mode_without_ignore_compile_internals(value)

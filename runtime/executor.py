@@ -11,6 +11,7 @@ from ..passes.ir import StepGraph
 from ..passes.plan_format import Plan
 from . import dispatcher, stepped
 from .config import Config
+from .op_by_op import watched
 from .program import Program
 from .programs import Programs
 from .session import Session
@@ -136,7 +137,7 @@ class StepExecutor:
 
     def _run(self, args: Sequence[Any]) -> Any:
         session = self.session
-        if self.whole is not None and session.idle:
+        if self.whole is not None and session.idle and not watched():
             return self._as_captured(self.whole, args)
         session.late.look()
         session.stats.calls += 1

@@ -19,6 +19,7 @@ from .dynamo import compile_lock
 from .executable import Executable, Inner, Ref, Rows, gather, use_of
 from .lower import lower
 from .memo import PrologueMemo, storages
+from .op_by_op import watched
 from .slots import SlotSet
 from .stats import Stats
 
@@ -49,7 +50,7 @@ class Program:
         self._index = {name: i for i, name in enumerate(arguments)}
         self._inner = inner
         self._stats = stats
-        self._ready: dict[tuple[str, tuple[bool, ...]], Executable] = {}
+        self._ready: dict[tuple[str, str, tuple[bool, ...]], Executable] = {}
         self._variants = {(v.stage, v.modes): v for v in graph.variants}
         self._owner = {o: p.name for p in graph.prologues for o in p.outputs}
         self._memos: dict[str, tuple[Prologue, PrologueMemo, tuple[Ref, ...]]] = {}
@@ -89,15 +90,16 @@ class Program:
 
     def executable(self, modes: tuple[bool, ...], stage: str = "whole") -> Executable:
         """The lowered variant of a mode vector; compiles on first use."""
-        ready = self._ready.get((stage, modes))
+        key = "eager" if watched() else self._inner, stage, modes
+        ready = self._ready.get(key)
         if ready is None:
             with compile_lock:
-                ready = self._ready.get((stage, modes))  # another thread was faster
+                ready = self._ready.get(key)  # another thread was faster
                 if ready is None:
-                    ready = self._ready[stage, modes] = self._lowered(stage, modes)
+                    ready = self._ready[key] = self._lowered(*key)
         return ready
 
-    def _lowered(self, stage: str, modes: tuple[bool, ...]) -> Executable:
+    def _lowered(self, inner: str, stage: str, modes: tuple[bool, ...]) -> Executable:
         variant = self._variants[stage, modes]
         refs = self._refs(variant.module.graph)
         wanted = {self._owner[r.name] for r in refs if r.source == "hoisted"}
@@ -105,10 +107,11 @@ class Program:
             needed = {self._owner[r.name] for r in self._memos["step"][2] if r.source == "hoisted"}
             wanted |= needed
         order = tuple(p.name for p in self.graph.prologues if p.name in wanted)
-        run = self._timed(variant.module, self._inner)
+        run = self._timed(variant.module, inner)
         uses = tuple(use_of(n) for n in placeholders(variant.module.graph))
-        if self._graphs is not None and variant.macs:  # a forecast alone is one kernel already
-            run = Captured(run, uses, f"variant {_text(stage, modes)}", self._graphs)
+        graphs = None if watched() else self._graphs
+        if graphs is not None and variant.macs:  # a forecast alone is one kernel already
+            run = Captured(run, uses, f"variant {_text(stage, modes)}", graphs)
         return Executable(variant, run, refs, uses, order)
 
     def run(
@@ -238,7 +241,7 @@ class Program:
         What reads slots and weights alone needs nothing else of a call. Outputs that are not
         `sound` give None too, and are not counted: the guarded way comes to them again.
         """
-        ready = self._ready.get(("whole", (True,) * len(self.full)))
+        ready = self._ready.get((self._inner, "whole", (True,) * len(self.full)))
         if ready is None or ready.prologues:
             return None
         if not all(r.source in ("slot", "row") for r in ready.inputs):

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import dynamo
+from . import dynamo, op_by_op
 from .executor import Call, StepExecutor, observer
 from .model_state import ModelState
 
@@ -95,6 +95,9 @@ class Shortcut:
         callback = dynamo.get_eval_frame_callback()
         if not callable(callback):  # not compiled, or to be run without compiling anything
             return self._forward(model, *args, **kwargs)
+        if op_by_op.can_watch():
+            with op_by_op.watching():
+                return self._forward(model, *args, **kwargs)
         guarded = self._guarded.get(id(callback))
         if guarded is not None and guarded() is callback:
             return self._forward(model, *args, **kwargs)
