@@ -72,7 +72,7 @@ class Bench:
         make = MODELS[setting.model]
         self.workload: Any = make() if guidance is None else make(guidance)
         torch.compiler.reset()
-        options = {"inner": "eager", "remember": False, "guard": "off"}
+        options: dict[str, Any] = {"inner": "eager", "remember": False, "guard": "off"}
         self.model: Any = torch.compile(self.workload.denoiser, backend="ditcache", options=options)
         self.batches = self.workload.batches(setting.n, setting.batch, seed=setting.seed)
         self.calibration = self.workload.batches(

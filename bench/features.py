@@ -33,14 +33,13 @@ _STAGES = (
 class SameConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow's "same", for which the weights were trained."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         pads: list[int] = []
-        for size, kernel, stride in zip(
-            reversed(x.shape[-2:]), reversed(self.kernel_size), reversed(self.stride), strict=True
-        ):
+        sides = zip(input.shape[-2:], self.kernel_size, self.stride, strict=True)
+        for size, kernel, stride in reversed([*sides]):  # padding is listed from the last side on
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]
-        return super().forward(F.pad(x, pads))
+        return super().forward(F.pad(input, pads))
 
 
 class Block(nn.Module):

@@ -11,7 +11,7 @@ import argparse
 import logging
 import time
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +31,7 @@ from .workload import CALIBRATION_SEED, EVALUATION_SEED, FluxEmoji
 
 TARGET = 0.02
 # The default first; the others show what the shortcut saves, and what leaving guards out would.
-GUARDS = {
+GUARDS: dict[str, dict[str, Any]] = {
     "shortcut": {},
     "all guards": {"shortcut": False},
     "module guards skipped": {
@@ -40,16 +40,19 @@ GUARDS = {
     },
 }
 
+Spent = defaultdict[str, float]
+"""Seconds by part."""
+
 
 class Timed(nn.Module):
-    """Passes calls on and keeps their seconds, and those `spent` inside by part."""
+    """Passes calls on; keeps the seconds of each, and of them those `spent` in named parts."""
 
-    def __init__(self, model: nn.Module, spent: Counter[str] | None = None) -> None:
+    def __init__(self, model: nn.Module, spent: Spent | None = None) -> None:
         super().__init__()
         self.model = model
         self.seconds: list[float] = []
-        self.parts: list[Counter[str]] = []
-        self.spent: Counter[str] = Counter() if spent is None else spent
+        self.parts: list[Spent] = []
+        self.spent: Spent = Spent(float) if spent is None else spent
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         self.spent.clear()
@@ -68,7 +71,7 @@ class Timed(nn.Module):
 
 
 @contextmanager
-def stopwatch(cls: type, name: str, spent: Counter[str]) -> Generator[None]:
+def stopwatch(cls: type, name: str, spent: Spent) -> Generator[None]:
     """Add up the seconds of every call of a method, under its class's name, while inside."""
     original = getattr(cls, name)
 
@@ -90,7 +93,7 @@ def measure(
 ) -> dict[str, Any]:
     """Median microseconds of computed and skipped calls, and where those of a skipped one go."""
     torch.compiler.reset()
-    options = {"inner": inner, "remember": False} | GUARDS[guards]
+    options: dict[str, Any] = {"inner": inner, "remember": False} | GUARDS[guards]
     model: Any = torch.compile(flux.denoiser, backend="ditcache", options=options)
     calibration = flux.batches(batch, batch, seed=CALIBRATION_SEED, calibration=True)
     held_out = flux.batches(batch, batch, seed=EVALUATION_SEED)[0]
@@ -98,7 +101,7 @@ def measure(
     plan = profile.plan(speedup=2.0)
     ditcache.apply(model, plan)
     flux.sample(model, held_out, steps)
-    spent: Counter[str] = Counter()
+    spent: Spent = Spent(float)
     outer = Timed(model, spent)
     with (
         stopwatch(StepExecutor, "__call__", spent),

@@ -60,8 +60,9 @@ def measure(
 
 def _compiled(model: nn.Module, kind: str | None) -> nn.Module:
     torch._dynamo.reset()
-    options = {"inner": "eager", "remember": False, "slot_format": kind}
-    return torch.compile(copy.deepcopy(model), backend="ditcache", options=options)
+    options: dict[str, Any] = {"inner": "eager", "remember": False, "slot_format": kind}
+    compiled: Any = torch.compile(copy.deepcopy(model), backend="ditcache", options=options)
+    return compiled
 
 
 @torch.no_grad()

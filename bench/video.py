@@ -23,7 +23,7 @@ from ditcache import Plan
 from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from .environment import environment, write_json
 from .timing import timed
@@ -59,8 +59,8 @@ class Study:
         torch.compiler.reset()
         plain = self.workload.denoiser
         options: Any = {"inner": settings.inner, "remember": False}
-        self.model: nn.Module = torch.compile(plain, backend="ditcache", options=options)  # pyright: ignore[reportAssignmentType]
-        self.inductor: nn.Module = torch.compile(plain, backend=settings.inner)  # pyright: ignore[reportAssignmentType]
+        self.model: Any = torch.compile(plain, backend="ditcache", options=options)
+        self.inductor: Any = torch.compile(plain, backend=settings.inner)
         self.plans: dict[str, Plan] = {}
 
     def batches(self, seed: int, count: int | None = None, *, calibration: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -141,10 +142,16 @@ def flow_scheduler(**options: Any) -> Any:
     return FlowMatchEulerDiscreteScheduler(**options)
 
 
-def quiet(pipe: Any) -> Any:
-    """The pipeline without its progress bar."""
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+def pipeline(kind: Callable[..., Any], **parts: Any) -> Any:
+    """A pipeline of `parts` alone, without a progress bar.
+
+    What else its constructor requires (text encoders, tokenizers, a decoder) is None: prompts are
+    given as embeddings and latents come out. Pipelines allow that, though no annotation says so.
+    """
+    required = (n for n, p in inspect.signature(kind).parameters.items() if p.default is p.empty)
+    made = kind(**(dict.fromkeys(required) | parts))
+    made.set_progress_bar_config(disable=True)
+    return made
 
 
 def into(pipe: Any, part: str, call: Callable[[Request], dict[str, Any]]) -> Sampler:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .base import IMAGE, Architecture, Sampler, flow_scheduler, into, prompts, quiet, side
+from .base import IMAGE, Architecture, Sampler, flow_scheduler, into, pipeline, prompts, side
 
 
 def _flux() -> nn.Module:
@@ -28,7 +28,7 @@ def _flux() -> nn.Module:
 def _called(call: dict[str, Any]) -> Sampler:
     from diffusers import FluxPipeline
 
-    pipe = quiet(FluxPipeline(flow_scheduler(shift=3.0), None, None, None, None, None, _flux()))
+    pipe = pipeline(FluxPipeline, scheduler=flow_scheduler(shift=3.0), transformer=_flux())
     return into(pipe, "transformer", lambda r: {**side(r), **call})
 
 
@@ -58,7 +58,7 @@ def _flux2() -> nn.Module:
 def _flux2_pipeline() -> Sampler:
     from diffusers import Flux2Pipeline
 
-    pipe = quiet(Flux2Pipeline(flow_scheduler(shift=3.0), None, None, None, _flux2()))
+    pipe = pipeline(Flux2Pipeline, scheduler=flow_scheduler(shift=3.0), transformer=_flux2())
     return into(
         pipe,
         "transformer",

@@ -17,8 +17,8 @@ from .base import (
     into,
     masks,
     noise,
+    pipeline,
     prompts,
-    quiet,
     side,
 )
 
@@ -42,7 +42,8 @@ def _dit_pipeline() -> Sampler:
     from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline
 
     vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=4).eval()
-    pipe = quiet(DiTPipeline(_dit(), vae, DDIMScheduler(clip_sample=False)))
+    scheduler = DDIMScheduler(clip_sample=False)
+    pipe = pipeline(DiTPipeline, transformer=_dit(), vae=vae, scheduler=scheduler)
 
     def call(request: Request) -> dict[str, Any]:
         # This pipeline gives decoded pictures only, and one size: a larger batch stands for it.
@@ -75,10 +76,8 @@ def _sd3() -> nn.Module:
 def _sd3_pipeline() -> Sampler:
     from diffusers import StableDiffusion3Pipeline
 
-    pipe = quiet(
-        StableDiffusion3Pipeline(
-            _sd3(), flow_scheduler(shift=3.0), None, None, None, None, None, None, None
-        )
+    pipe = pipeline(
+        StableDiffusion3Pipeline, transformer=_sd3(), scheduler=flow_scheduler(shift=3.0)
     )
     return into(
         pipe,
@@ -111,7 +110,8 @@ def _pixart() -> nn.Module:
 def _pixart_pipeline() -> Sampler:
     from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline
 
-    pipe = quiet(PixArtSigmaPipeline(None, None, None, _pixart(), DPMSolverMultistepScheduler()))
+    scheduler = DPMSolverMultistepScheduler()
+    pipe = pipeline(PixArtSigmaPipeline, transformer=_pixart(), scheduler=scheduler)
     return into(
         pipe,
         "transformer",
@@ -146,7 +146,7 @@ def _sana() -> nn.Module:
 def _sana_pipeline() -> Sampler:
     from diffusers import SanaPipeline
 
-    pipe = quiet(SanaPipeline(None, None, None, _sana(), flow_scheduler(shift=3.0)))
+    pipe = pipeline(SanaPipeline, transformer=_sana(), scheduler=flow_scheduler(shift=3.0))
     return into(
         pipe,
         "transformer",
@@ -179,7 +179,7 @@ def _qwen() -> nn.Module:
 def _qwen_pipeline() -> Sampler:
     from diffusers import QwenImagePipeline
 
-    pipe = quiet(QwenImagePipeline(flow_scheduler(shift=3.0), None, None, None, _qwen()))
+    pipe = pipeline(QwenImagePipeline, scheduler=flow_scheduler(shift=3.0), transformer=_qwen())
     return into(
         pipe,
         "transformer",

@@ -14,8 +14,8 @@ from .base import (
     into,
     masks,
     noise,
+    pipeline,
     prompts,
-    quiet,
     side,
 )
 
@@ -39,7 +39,7 @@ def _z_image() -> nn.Module:
 def _z_image_pipeline() -> Sampler:
     from diffusers import ZImagePipeline
 
-    pipe = quiet(ZImagePipeline(flow_scheduler(shift=3.0), None, None, None, _z_image()))
+    pipe = pipeline(ZImagePipeline, scheduler=flow_scheduler(shift=3.0), transformer=_z_image())
     return into(
         pipe,
         "transformer",
@@ -74,7 +74,7 @@ def _lumina2() -> nn.Module:
 def _lumina2_pipeline() -> Sampler:
     from diffusers import Lumina2Pipeline
 
-    pipe = quiet(Lumina2Pipeline(_lumina2(), flow_scheduler(shift=3.0), None, None, None))
+    pipe = pipeline(Lumina2Pipeline, transformer=_lumina2(), scheduler=flow_scheduler(shift=3.0))
     return into(
         pipe,
         "transformer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .base import Architecture, Request, Sampler, image_encoder, into, noise, picture, quiet
+from .base import Architecture, Request, Sampler, image_encoder, into, noise, picture, pipeline
 
 
 def _unet() -> nn.Module:
@@ -36,7 +36,7 @@ def _unet_pipeline() -> Sampler:
         x = torch.randn(1, 3, side, 16, generator=request.generator)
         with torch.no_grad():
             for t in scheduler.timesteps:
-                x = scheduler.step(model(x, t).sample, t, x).prev_sample
+                x = scheduler.step(model(x, t).sample, int(t), x, return_dict=False)[0]
         return x
 
     return sample
@@ -60,17 +60,11 @@ def _unet_text() -> nn.Module:
 def _unet_text_pipeline() -> Sampler:
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
-    pipe = quiet(
-        StableDiffusionPipeline(
-            None,
-            None,
-            None,
-            _unet_text(),
-            DPMSolverMultistepScheduler(steps_offset=1),
-            None,
-            None,
-            requires_safety_checker=False,
-        )
+    pipe = pipeline(
+        StableDiffusionPipeline,
+        unet=_unet_text(),
+        scheduler=DPMSolverMultistepScheduler(steps_offset=1),
+        requires_safety_checker=False,
     )
     return into(
         pipe,
@@ -118,8 +112,10 @@ def _svd_pipeline() -> Sampler:
     )
 
     vae = AutoencoderKLTemporalDecoder(
-        down_block_types=("DownEncoderBlock2D",) * 2, block_out_channels=(32, 32), latent_channels=4
-    )
+        down_block_types=("DownEncoderBlock2D",) * 2,  # pyright: ignore[reportArgumentType]
+        block_out_channels=(32, 32),  # pyright: ignore[reportArgumentType]
+        latent_channels=4,
+    )  # both are annotated as tuples of one
     scheduler = EulerDiscreteScheduler(
         prediction_type="v_prediction",
         use_karras_sigmas=True,
@@ -129,7 +125,14 @@ def _svd_pipeline() -> Sampler:
         sigma_max=700.0,
     )
     encoder, processor = image_encoder(12)
-    pipe = quiet(StableVideoDiffusionPipeline(vae.eval(), encoder, _svd(), scheduler, processor))
+    pipe = pipeline(
+        StableVideoDiffusionPipeline,
+        vae=vae.eval(),
+        image_encoder=encoder,
+        unet=_svd(),
+        scheduler=scheduler,
+        feature_extractor=processor,
+    )
     return into(
         pipe,
         "unet",

@@ -14,8 +14,8 @@ from .base import (
     into,
     masks,
     noise,
+    pipeline,
     prompts,
-    quiet,
     side,
 )
 
@@ -40,7 +40,7 @@ def _ltx_pipeline() -> Sampler:
     from diffusers import LTXPipeline
 
     scheduler = flow_scheduler(use_dynamic_shifting=True, shift_terminal=0.1)
-    pipe = quiet(LTXPipeline(scheduler, None, None, None, _ltx()))
+    pipe = pipeline(LTXPipeline, scheduler=scheduler, transformer=_ltx())
     return into(
         pipe,
         "transformer",
@@ -74,8 +74,8 @@ def _hunyuan() -> nn.Module:
 def _hunyuan_pipeline() -> Sampler:
     from diffusers import HunyuanVideoPipeline
 
-    pipe = quiet(
-        HunyuanVideoPipeline(None, None, _hunyuan(), None, flow_scheduler(shift=7.0), None, None)
+    pipe = pipeline(
+        HunyuanVideoPipeline, transformer=_hunyuan(), scheduler=flow_scheduler(shift=7.0)
     )
     mask = torch.ones(1, TEXT, dtype=torch.long)
     mask[:, TEXT - 2 :] = 0
@@ -114,7 +114,7 @@ def _cogvideo() -> nn.Module:
 def _cogvideo_pipeline() -> Sampler:
     from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 
-    pipe = quiet(CogVideoXPipeline(None, None, None, _cogvideo(), CogVideoXDDIMScheduler()))
+    pipe = pipeline(CogVideoXPipeline, transformer=_cogvideo(), scheduler=CogVideoXDDIMScheduler())
     return into(
         pipe,
         "transformer",
@@ -148,8 +148,8 @@ def _kandinsky() -> nn.Module:
 def _kandinsky_pipeline() -> Sampler:
     from diffusers import Kandinsky5T2VPipeline
 
-    pipe = quiet(
-        Kandinsky5T2VPipeline(_kandinsky(), None, None, None, None, None, flow_scheduler(shift=5.0))
+    pipe = pipeline(
+        Kandinsky5T2VPipeline, transformer=_kandinsky(), scheduler=flow_scheduler(shift=5.0)
     )
     return into(
         pipe,

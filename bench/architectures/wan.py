@@ -15,8 +15,8 @@ from .base import (
     image_encoder,
     into,
     picture,
+    pipeline,
     prompts,
-    quiet,
     side,
 )
 
@@ -60,7 +60,7 @@ def _wan_prompts() -> dict[str, Any]:
 def _wan_pipeline() -> Sampler:
     from diffusers import WanPipeline
 
-    pipe = quiet(WanPipeline(None, None, None, _unipc(), _wan()))
+    pipe = pipeline(WanPipeline, scheduler=_unipc(), transformer=_wan())
     return into(pipe, "transformer", lambda r: {**side(r), **_wan_prompts()})
 
 
@@ -87,10 +87,13 @@ def _wan_image_pipeline() -> Sampler:
     from diffusers import WanImageToVideoPipeline
 
     encoder, processor = image_encoder(8)
-    pipe = quiet(
-        WanImageToVideoPipeline(
-            None, None, _wan_vae(), _unipc(), processor, encoder, transformer=_wan_image()
-        )
+    pipe = pipeline(
+        WanImageToVideoPipeline,
+        vae=_wan_vae(),
+        scheduler=_unipc(),
+        image_processor=processor,
+        image_encoder=encoder,
+        transformer=_wan_image(),
     )
     return into(
         pipe,
@@ -103,10 +106,12 @@ def _wan_ti2v_pipeline() -> Sampler:
     """Wan 2.2 5B: each token has a timestep of its own, zero in the given first frame."""
     from diffusers import WanImageToVideoPipeline
 
-    pipe = quiet(
-        WanImageToVideoPipeline(
-            None, None, _wan_vae(), _unipc(), transformer=_wan(), expand_timesteps=True
-        )
+    pipe = pipeline(
+        WanImageToVideoPipeline,
+        vae=_wan_vae(),
+        scheduler=_unipc(),
+        transformer=_wan(),
+        expand_timesteps=True,
     )
     return into(
         pipe,
@@ -155,7 +160,13 @@ def wan_switch() -> Sampler:
     """
     from diffusers import WanPipeline
 
-    pipe = quiet(WanPipeline(None, None, None, _unipc(), _wan(), _wan(), boundary_ratio=0.8))
+    pipe = pipeline(
+        WanPipeline,
+        scheduler=_unipc(),
+        transformer=_wan(),
+        transformer_2=_wan(),
+        boundary_ratio=0.8,
+    )
 
     def sample(pair: nn.Module, request: Request) -> Tensor:
         pipe.transformer, pipe.transformer_2 = pair.high, pair.low

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
 
 COMPILE = """
 import time, torch
@@ -26,7 +28,7 @@ print(time.perf_counter() - started)
 
 
 @pytest.mark.parametrize("module", ["torch", "ditcache"])
-def test_import(benchmark, module: str) -> None:
+def test_import(benchmark: BenchmarkFixture, module: str) -> None:
     def load() -> None:
         subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
 
@@ -35,7 +37,7 @@ def test_import(benchmark, module: str) -> None:
 
 @pytest.mark.parametrize("blocks", [8])
 @pytest.mark.parametrize("how", ["ditcache", "inductor", "compile_repeated_blocks"])
-def test_cold_compile(benchmark, how: str, blocks: int, tmp_path) -> None:
+def test_cold_compile(benchmark: BenchmarkFixture, how: str, blocks: int, tmp_path: Path) -> None:
     def compile_once() -> float:
         env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
         code = COMPILE.format(how=how, blocks=blocks)

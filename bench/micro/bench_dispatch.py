@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ditcache
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from .conftest import flux_inputs, small_flux
 
@@ -25,15 +28,15 @@ def plan_that(skips: bool, signature: str, steps: int = 4000) -> ditcache.Plan:
 
 @pytest.mark.parametrize("what", ["eager", "guards", "none", "computed", "skipped"])
 @pytest.mark.parametrize("guards", ["guarded", "unguarded"])
-def test_call(benchmark, what: str, guards: str) -> None:
+def test_call(benchmark: BenchmarkFixture, what: str, guards: str) -> None:
     torch._dynamo.reset()
     model, inputs = small_flux(2), flux_inputs()
     output = torch.zeros(1, 16, 16)
-    options: dict[str, object] = {}
+    options: dict[str, Any] = {}
     if guards == "unguarded":
         options["guard_filter_fn"] = torch.compiler.skip_guard_on_all_nn_modules_unsafe
     if what == "eager":
-        called = model
+        called: Any = model
     elif what == "guards":
         called = torch.compile(
             model, backend=lambda *_, **__: lambda *_: (output,), options=options

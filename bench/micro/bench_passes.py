@@ -7,6 +7,7 @@ from ditcache import Plan, RegionSchedule
 from ditcache.passes import pipeline
 from ditcache.passes.base import PassContext
 from ditcache.passes.ir import StepGraph
+from pytest_benchmark.fixture import BenchmarkFixture
 
 STEPS = 50
 ROWS = tuple((0.0, 0.0) if i % 2 == 0 or i == 1 else (1.5, -0.5) for i in range(STEPS))
@@ -20,7 +21,7 @@ PLAN = Plan(
 
 
 @pytest.mark.parametrize("name", [p.name for p in pipeline.DEFAULT])
-def test_pass(benchmark, graph: StepGraph, name: str) -> None:
+def test_pass(benchmark: BenchmarkFixture, graph: StepGraph, name: str) -> None:
     ctx = PassContext(plan=PLAN)
     index = [p.name for p in pipeline.DEFAULT].index(name)
     before, _ = pipeline.run(graph, pipeline.DEFAULT[:index], ctx, check="off")
@@ -32,7 +33,7 @@ def test_pass(benchmark, graph: StepGraph, name: str) -> None:
 
 
 @pytest.mark.parametrize("check", ["off", "fast", "full"])
-def test_whole_pipeline(benchmark, graph: StepGraph, check: str) -> None:
+def test_whole_pipeline(benchmark: BenchmarkFixture, graph: StepGraph, check: str) -> None:
     ctx = PassContext(plan=PLAN)
     done, _ = benchmark.pedantic(
         pipeline.run, args=(graph, pipeline.DEFAULT, ctx), kwargs={"check": check}, rounds=3

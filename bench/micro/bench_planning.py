@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ditcache.passes.profile import Profile, RegionProfile
+from pytest_benchmark.fixture import BenchmarkFixture
 
 
 def smooth_profile(steps: int) -> Profile:
@@ -18,7 +19,7 @@ def smooth_profile(steps: int) -> Profile:
 
 @pytest.mark.parametrize("policy", ["edf", "taylor-2"])
 @pytest.mark.parametrize("steps", [10, 25, 50, 100, 250])
-def test_solve(benchmark, steps: int, policy: str) -> None:
+def test_solve(benchmark: BenchmarkFixture, steps: int, policy: str) -> None:
     profile = smooth_profile(steps)
     plan = benchmark.pedantic(
         profile.plan, kwargs={"speedup": 3.0, "policy": policy}, rounds=3, warmup_rounds=1
