@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,14 +16,26 @@ from ..environment import ROOT, commit, environment, write_json
 from ..ledger import Ledger
 from .table import markdown, rows
 from .ways import Choice
-from .worker import CASES, run
+from .worker import CASES, Exit, run
 
 MINUTES = 9.5
 QUICK = ("dit-xl-2", "flux-dev", "wan2.1-1.3b")
+TESTED = ("tests/kernels", "tests/runtime", "tests/policies")
+"""Where the tests marked `gpu` are: other folders need packages that measuring does not."""
+RESTARTS = 3
 NO_DEVICE = (
     "bench.gpu measures on a CUDA device and finds none: torch {torch} {built}. Run it on a "
     "machine with an NVIDIA GPU and a CUDA build of torch."
 )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process of its own that may take `most` seconds."""
+
+    name: str
+    command: list[str]
+    most: float = float("inf")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,18 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ledger = Ledger(given.out / "results.jsonl", key)
     if given.worker:
         case = CASES[given.worker]
-        done = run(case.model, lambda: case.load(torch.device("cuda")), choice, ledger,
+        return run(case.model, lambda: case.load(torch.device("cuda")), choice, ledger,
                    until=given.until)  # fmt: skip
-        return 0 if done else 3
     until = time.time() + 60 * given.minutes
-    command = [sys.executable, "-m", __package__ or "bench.gpu", "--out", str(given.out)]
-    parts: list[tuple[str, list[str]]] = [("tests", _tests(given.out))]
+    quick = ["--quick"] * given.quick
+    command = [sys.executable, "-m", __package__ or "bench.gpu", "--out", str(given.out), *quick]
     kernels = [sys.executable, "-m", "bench.kernels", "--out", str(given.out / "kernels.json")]
-    parts.append(("kernels", kernels + ["--quick"] * given.quick))
-    names = given.models or (QUICK if given.quick else CASES)
-    quick = ["--quick"] if given.quick else []
-    for name in names:
-        parts.append((name, [*command, *quick, "--worker", name, "--until", str(until)]))
+    parts = [
+        Part("tests", _tests(given.out), most=180),
+        Part("kernels", kernels + quick, most=120),
+    ]
+    for name in given.models or (QUICK if given.quick else CASES):
+        parts.append(Part(name, [*command, "--worker", name, "--until", str(until)]))
     left = run_parts(parts, ledger, until)
     document = {"environment": environment("bench.gpu"), "not_reached": left}
     parts_run = [r for r in ledger.records.values() if "way" not in r]
@@ -68,37 +81,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_parts(parts: list[tuple[str, list[str]]], ledger: Ledger, until: float) -> list[str]:
+def run_parts(parts: Sequence[Part], ledger: Ledger, until: float) -> list[str]:
     """Run each part that the ledger has no exit status of; gives those that there was no time for.
 
-    A part that fails is written down with the end of what it said, and the next one runs. What a
-    worker writes into the ledger's file is read when all are done.
+    A part that fails is written down with the end of what it said, and the next one runs; all that
+    it said is in `log.txt`. A worker whose device broke down is started again for what it has left.
+    What workers write into the ledger's file is read when all are done.
     """
     left: list[str] = []
-    for name, command in parts:
-        if ledger.records.get(f"part {name}", {}).get("status") == 0:
+    for part in parts:
+        if ledger.records.get(f"part {part.name}", {}).get("status") == Exit.DONE:
             continue
-        spare = until - time.time()
-        if spare <= 0:
-            left.append(name)
-            continue
-        print(f"{name} …", flush=True)
-        started = time.time()
-        try:
-            done = subprocess.run(
-                command, cwd=ROOT, capture_output=True, text=True, timeout=spare + 30, check=False
-            )
-            status, said = done.returncode, done.stdout + done.stderr
-        except subprocess.TimeoutExpired:
-            status, said = 3, "out of time"
-        if status == 3:
-            left.append(name)
-        seconds = round(time.time() - started, 1)
-        ledger.put(f"part {name}", {"status": status, "seconds": seconds, "end": said[-2000:]})
+        started, status, said = time.time(), Exit.BROKEN, ""
+        tries = 0
+        while status == Exit.BROKEN and tries <= RESTARTS and time.time() < until:
+            print(f"{part.name} …", flush=True)
+            status, told = _run(part.command, min(until - time.time() + 30, part.most))
+            said, tries = said + told, tries + 1
+        if not tries or status == Exit.OUT_OF_TIME:
+            left.append(part.name)
+        if tries:
+            seconds = round(time.time() - started, 1)
+            record = {"status": int(status), "seconds": seconds, "end": said[-2000:]}
+            ledger.put(f"part {part.name}", record)
+            with (ledger.path.parent / "log.txt").open("a") as log:
+                log.write(f"== {part.name}, status {int(status)}, {seconds} s\n{said}\n")
     ledger.records |= Ledger(ledger.path, ledger.key).records
     return left
 
 
+def _run(command: list[str], seconds: float) -> tuple[int, str]:
+    """Run a command; gives its exit status and all that it said."""
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=seconds, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as late:
+        said = late.stdout.decode(errors="replace") if late.stdout else ""
+        return Exit.OUT_OF_TIME, f"{said}\nout of time after {seconds:.0f} s"
+    return done.returncode, done.stdout
+
+
 def _tests(out: Path) -> list[str]:
-    report = f"--junitxml={out / 'tests.xml'}"
-    return [sys.executable, "-m", "pytest", "-q", "-m", "gpu", report, "tests"]
+    options = ["-q", "-m", "gpu", "-o", "addopts=--import-mode=importlib -ra --strict-markers"]
+    options += ["--continue-on-collection-errors", f"--junitxml={out / 'tests.xml'}"]
+    return [sys.executable, "-m", "pytest", *options, *TESTED]

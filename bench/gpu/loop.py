@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ditcache
@@ -24,12 +24,14 @@ class Loop:
     """A model, the arguments of one call, and the timesteps to call it at.
 
     `timesteps` are as the model sees them, f32[T] on the model's device, as schedulers have them.
+    `made` is for ways that one compiled model serves: what it is, by what was asked for.
     """
 
     name: str
     module: nn.Module
     kwargs: dict[str, Any]
     timesteps: Tensor
+    made: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def steps(self) -> int:

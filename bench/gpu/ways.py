@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import math
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +19,8 @@ import torch
 from .loop import Call, Loop
 
 NEVER = 1e6
+LONG = 5.0
+"""Seconds of a loop from which on one round is measured."""
 
 
 @dataclass
@@ -25,6 +29,11 @@ class Way(ABC):
 
     name: str
     compiled: bool = False
+
+    @property
+    def shared(self) -> str:
+        """Names what is compiled, where ways after this one can go on with it; "" if none can."""
+        return ""
 
     @abstractmethod
     def prepare(self, loop: Loop) -> Call:
@@ -79,23 +88,37 @@ class Ditcache(Way):
     graphs: bool = False
     inner: str = "inductor"
     guard: str = "warn"
-    _before: Any = None
 
-    def prepare(self, loop: Loop) -> Call:
-        options: dict[str, Any] = {
+    @property
+    def options(self) -> dict[str, Any]:
+        return {
             "inner": self.inner,
             "cuda_graphs": self.graphs,
             "guard": self.guard,
             "policy": "exact",
         }
-        model: Any = torch.compile(loop.module, backend="ditcache", options=options)
-        loop.run(model)
+
+    @property
+    def shared(self) -> str:
+        return f"ditcache {self.options}"
+
+    def prepare(self, loop: Loop) -> Call:
+        model, profile = self._compiled(loop)
+        ditcache.reset(model)
         if self.speedup is not None:
-            ditcache.apply(model, self._plan(loop, model))
+            ditcache.apply(model, self._plan(loop, profile))
         return model
 
-    def _plan(self, loop: Loop, model: Any) -> ditcache.Plan:
-        profile = ditcache.calibrate(model, lambda _: loop.run(model), samples=1)
+    def _compiled(self, loop: Loop) -> tuple[Any, ditcache.Profile]:
+        """The model, compiled by the first of several ways with these options, and its profile."""
+        if self.shared not in loop.made:
+            model: Any = torch.compile(loop.module, backend="ditcache", options=self.options)
+            loop.run(model)
+            profile = ditcache.calibrate(model, lambda _: loop.run(model), samples=1)
+            loop.made[self.shared] = model, profile
+        return loop.made[self.shared]
+
+    def _plan(self, loop: Loop, profile: ditcache.Profile) -> ditcache.Plan:
         computed = self.computed(loop)
         line = (2.0, -1.0) if len(computed) > 1 else (1.0, 0.0)
         rows = tuple((0.0, 0.0) if s in computed else line for s in range(loop.steps))
@@ -134,12 +157,13 @@ class FirstBlock(Ditcache):
     on_device: bool = False
     threshold: float = 0.1
 
+    @property
+    def options(self) -> dict[str, Any]:
+        return super().options | {"device_decisions": self.on_device}
+
     def prepare(self, loop: Loop) -> Call:
-        options: dict[str, Any] = {"inner": self.inner, "policy": "exact"}
-        options |= {"cuda_graphs": self.graphs, "device_decisions": self.on_device}
-        model: Any = torch.compile(loop.module, backend="ditcache", options=options)
-        loop.run(model)
-        profile = ditcache.calibrate(model, lambda _: loop.run(model), samples=1)
+        model, profile = self._compiled(loop)
+        ditcache.reset(model)
         plan = profile.plan(policy="firstblockcache", threshold=self.threshold)
         return ditcache.apply(model, plan)
 
@@ -232,9 +256,8 @@ class Choice:
             for s in self.speedups
         ]
         exact = Ditcache("ditcache exact graphs", compiled=True, graphs=True, inner=self.inner)
-        found.append(exact)
+        found += [exact, replace(exact, name="ditcache 3x graphs", speedup=3.0)]
         if not self.quick:
-            found.append(replace(exact, name="ditcache 3x graphs", speedup=3.0))
             found.append(replace(exact, name="ditcache 3x guarded", speedup=3.0, guard="compute"))
             first = FirstBlock("first block, host", compiled=True, inner=self.inner)
             device = replace(first, name="first block, device", graphs=True, on_device=True)
@@ -248,26 +271,44 @@ class Choice:
 
 
 def measured(way: Way, loop: Loop, rounds: int) -> dict[str, Any]:
-    """Prepare a way, run it once unmeasured, and measure it; an error becomes the result."""
+    """Prepare a way, run it twice unmeasured, and measure it; an error becomes the result.
+
+    `cold` is the time until it could be measured; less for a way whose model another had compiled.
+    """
     from .meter import measure
 
-    torch._dynamo.reset()
-    if loop.timesteps.is_cuda:
-        torch.cuda.empty_cache()
+    if way.shared not in loop.made:
+        afresh(loop)
     started = time.perf_counter()
     try:
         model = way.prepare(loop)
         for _ in range(2):  # compiles, captures, fills the allocator
+            began = time.perf_counter()
             loop.run(model)
         cold = time.perf_counter() - started
         computed = way.computed(loop)
-        found = measure(loop, model, rounds, computed)
+        long = time.perf_counter() - began > LONG
+        found = measure(loop, model, 1 if long else rounds, computed)
         found |= {"steps": loop.steps, "computed_steps": len(computed), "cold": cold}
         return found | way.about(model)
     except Exception as failed:
-        return {"error": f"{type(failed).__name__}: {failed}"[:500]}
+        afresh(loop)  # what failed is not what others should go on with
+        where = "".join(traceback.format_exception(failed)[-6:])
+        return {"error": f"{type(failed).__name__}: {failed}"[:500], "where": where[-2000:]}
     finally:
         try:
             way.restore(loop)
         except Exception as failed:  # of a library that did not get as far as its hooks
             logging.getLogger(__name__).debug("restore: %s", failed)
+
+
+def afresh(loop: Loop) -> None:
+    """Give up what was compiled, and the memory that it held."""
+    for model, _ in loop.made.values():
+        ditcache.reset(model)
+        ditcache.remove(model)
+    loop.made.clear()
+    torch._dynamo.reset()
+    gc.collect()
+    if loop.timesteps.is_cuda:
+        torch.cuda.empty_cache()

@@ -5,12 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 
 from ..ledger import Ledger
 from .loop import Loop, load
 from .ways import Choice, measured
+
+DID_NOT_END = "did not end: killed, or out of time"
+TRIES = 2
+"""Times that a way is begun which does not end."""
+
+
+class Exit(IntEnum):
+    """How a worker ends, as its exit status; any other one is a failure before the first way."""
+
+    DONE = 0
+    OUT_OF_TIME = 3
+    BROKEN = 4  # an error of the device, after which nothing runs in this process
 
 
 @dataclass(frozen=True)
@@ -50,15 +63,33 @@ def run(  # noqa: PLR0917
     ledger: Ledger,
     rounds: int = 3,
     until: float = float("inf"),
-) -> bool:
-    """Measure what the ledger lacks of one model; False if time (`time.time()`) ran out."""
-    wanted = [way for way in choice.ways() if f"{name} | {way.name}" not in ledger]
+) -> Exit:
+    """Measure what the ledger lacks of one model, until `until` (`time.time()`).
+
+    Each way is in the ledger before it begins, so that one that takes the process down is known.
+    """
+    begun = {r["way"]: r.get("tries") for r in ledger.records.values() if r.get("model") == name}
+    wanted = [w for w in choice.ways() if w.name not in begun or (begun[w.name] or TRIES) < TRIES]
     if not wanted:
-        return True
+        return Exit.DONE
     loop = make()
     for way in wanted:
         if time.time() > until:
-            return False
-        found = measured(way, loop, rounds)
-        ledger.put(f"{name} | {way.name}", {"model": name, "way": way.name, **found})
-    return True
+            return Exit.OUT_OF_TIME
+        key, row = f"{name} | {way.name}", {"model": name, "way": way.name}
+        ledger.put(key, row | {"error": DID_NOT_END, "tries": (begun.get(way.name) or 0) + 1})
+        ledger.put(key, row | measured(way, loop, rounds))
+        if broken(loop):
+            return Exit.BROKEN
+    return Exit.DONE
+
+
+def broken(loop: Loop) -> bool:
+    """Whether the device has failed for good, as after an access out of bounds."""
+    if not loop.timesteps.is_cuda:
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False

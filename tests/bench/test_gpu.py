@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,11 +95,11 @@ def test_one_model_all_ways_and_nothing_twice(tmp_path):
         made.append(1)
         return tiny_flux()
 
-    assert not worker.run("tiny", make, Tiny(), Ledger(path, "k"), until=time.time() - 1)
+    assert worker.run("tiny", make, Tiny(), Ledger(path, "k"), until=time.time() - 1) == 3
     assert not Ledger(path, "k").records, "no time, nothing measured"
     ledger = Ledger(path, "k")
-    assert worker.run("tiny", make, Tiny(), ledger, rounds=2)
-    assert worker.run("tiny", make, Tiny(), Ledger(path, "k"), rounds=2)
+    assert worker.run("tiny", make, Tiny(), ledger, rounds=2) == 0
+    assert worker.run("tiny", make, Tiny(), Ledger(path, "k"), rounds=2) == 0
     assert len(made) == 2, "the third run found everything in the ledger"
     by = {r["way"]: r for r in table.rows(ledger.records.values())}
     assert not [r["error"] for r in by.values() if "error" in r]
@@ -124,7 +126,8 @@ def test_a_way_that_fails_is_a_result(tmp_path):
             raise RuntimeError("no such library")
 
     found = measured(Broken("broken"), tiny_flux(), 1)
-    assert found == {"error": "RuntimeError: no such library"}
+    assert found["error"] == "RuntimeError: no such library"
+    assert "in prepare" in found["where"]
     line = table.markdown([{"model": "tiny", "way": "broken", **found}]).splitlines()[-1]
     assert line.count("|") == table.HEAD.count("|")
 
@@ -145,17 +148,100 @@ def test_other_libraries_compute_the_same_share(way):
 
 def test_parts_resume_and_say_what_was_not_reached(tmp_path):
     ledger = Ledger(tmp_path / "r.jsonl", "k")
-    parts = [
-        ("good", [sys.executable, "-c", "print('fine')"]),
-        ("bad", [sys.executable, "-c", "raise SystemExit(1)"]),
-        ("unfinished", [sys.executable, "-c", "raise SystemExit(3)"]),
-    ]
-    assert command.run_parts(parts, ledger, time.time() + 60) == ["unfinished"]
+    code = {"good": "print('fine')", "bad": "raise SystemExit(1)", "unfinished": "exit(3)"}
+    parts = [command.Part(name, [sys.executable, "-c", text]) for name, text in code.items()]
+    parts.append(command.Part("slow", [sys.executable, "-c", "input()"], most=0.1))
+    assert command.run_parts(parts, ledger, time.time() + 60) == ["unfinished", "slow"]
     assert ledger["part good"]["status"] == 0
     assert "fine" in ledger["part good"]["end"]
     assert ledger["part bad"]["status"] == 1
     again = Ledger(tmp_path / "r.jsonl", "k")
-    assert command.run_parts(parts, again, time.time() - 1) == ["bad", "unfinished"]
+    assert command.run_parts(parts, again, time.time() - 1) == ["bad", "unfinished", "slow"]
+    assert "fine" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_worker_whose_device_broke_goes_on_in_another_process(tmp_path):
+    ledger = Ledger(tmp_path / "r.jsonl", "k")
+    count = "import pathlib; p = pathlib.Path({!r}); p.write_text(p.read_text() + '.')\n"
+    count = count.format(str(tmp_path / "count"))
+    (tmp_path / "count").write_text("")
+    code = {"heals": count + "exit(4 if len(p.read_text()) < 2 else 0)", "never": "exit(4)"}
+    parts = [command.Part(name, [sys.executable, "-c", text]) for name, text in code.items()]
+    assert command.run_parts(parts, ledger, time.time() + 60) == []
+    assert (tmp_path / "count").read_text() == ".."
+    assert [ledger[f"part {name}"]["status"] for name in code] == [0, 4]
+
+
+def test_a_way_that_takes_the_process_down_is_tried_twice(tmp_path, monkeypatch):
+    """A crash, or the command out of time: what is in the ledger says so."""
+    tried: list[str] = []
+
+    class Two(Choice):
+        def ways(self) -> list[Way]:
+            return [Eager("one"), Eager("two")]
+
+    def crashes(way: Way, *_):
+        tried.append(way.name)
+        if way.name == "one":
+            raise KeyboardInterrupt
+        return {"error": "none"}
+
+    monkeypatch.setattr(worker, "measured", crashes)
+    path = tmp_path / "r.jsonl"
+    for _ in range(worker.TRIES):
+        with pytest.raises(KeyboardInterrupt):
+            worker.run("tiny", tiny_flux, Two(), Ledger(path, "k"))
+    assert worker.run("tiny", tiny_flux, Two(), Ledger(path, "k")) == worker.Exit.DONE
+    assert tried == ["one", "one", "two"]
+    line = table.markdown(Ledger(path, "k").records.values()).splitlines()[2]
+    assert worker.DID_NOT_END in line
+
+
+def test_the_whole_command(tmp_path, monkeypatch, capsys):
+    """From options to table, on a device that is none; each part in this process."""
+    cuda = SimpleNamespace(is_available=lambda: True, get_device_name=lambda: "stand-in")
+    there = SimpleNamespace(cuda=cuda, device=torch.device, __version__="2.13")
+    monkeypatch.setattr(command, "torch", there)
+
+    class Case(worker.Case):
+        def load(self, device: torch.device) -> loop.Loop:
+            assert device.type == "cuda"
+            return tiny_flux()
+
+    monkeypatch.setattr(command, "CASES", {"tiny": Case("tiny", STEPS), "bad": None})
+    monkeypatch.setattr(command, "QUICK", ("bad", "tiny"))
+
+    class Few(Tiny):
+        def ways(self) -> list[Way]:
+            return [way for way in super().ways() if way.name in ("eager", "ditcache 2x")]
+
+    monkeypatch.setattr(command, "Choice", Few)
+    ran: list[str] = []
+
+    def here(arguments: list[str], seconds: float) -> tuple[int, str]:
+        assert 0 < seconds <= 600
+        _, flag, module, *options = arguments
+        assert flag == "-m"
+        ran.append(module)
+        if module != command.__package__:
+            return 0, f"{module} {options}"
+        try:
+            return command.main(options), ""
+        except AttributeError as failed:
+            return 1, f"{failed}"
+
+    monkeypatch.setattr(command, "_run", here)
+    for _ in range(2):
+        assert command.main(["--out", str(tmp_path), "--quick"]) == 0
+    assert ran == ["pytest", "bench.kernels", *[command.__package__] * 3], "only what failed again"
+    text = capsys.readouterr().out
+    assert "| tiny | ditcache 2x | 4 of 8 |" in text
+    document = json.loads((tmp_path / "gpu.json").read_text())
+    assert {p["name"]: p["status"] for p in document["parts"]} == {
+        "part tests": 0, "part kernels": 0, "part bad": 1, "part tiny": 0,
+    }  # fmt: skip
+    assert len(document["rows"]) == 2
+    assert not document["not_reached"]
 
 
 def test_latents_of_other_channels_than_the_output():

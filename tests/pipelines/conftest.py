@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+pytest.importorskip("diffusers")
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_dynamo():
