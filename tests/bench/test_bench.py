@@ -1,4 +1,4 @@
-"""`ditcache bench`: counting, tuning, statistics, and going on after a kill."""
+"""`ditcache bench`: tuning, statistics, and going on after a kill."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from ditcache.runtime import cli
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench import exact, judging, pareto, standing, workload
 from bench.arena import Arena, Setting, load_workload
@@ -17,8 +16,6 @@ from bench.contest import OTHER_SEEDS, UNCACHED, Contest
 from bench.contestants import Contestant, Family
 from bench.judging import PERCEPTUAL, PSNR, TO_REAL
 from bench.ledger import Ledger
-from bench.macs import MacCounter, counted
-from bench.solvers import AdamsBashforth2, EvenAdamsBashforth2
 from bench.tuning import Tuner
 from bench.workload import CALIBRATION_SEED
 
@@ -26,61 +23,6 @@ from bench.workload import CALIBRATION_SEED
 @pytest.fixture
 def arena(tmp_path, tiny_flux):
     return Arena(Setting(tiny_flux, samples=3, batch=1, calibration=2, steps=8), tmp_path)
-
-
-def test_macs_are_half_the_flops_of_the_counter():
-    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Conv1d(4, 5, 3))
-    inputs = torch.randn(2, 4, 8)
-    with FlopCounterMode(display=False) as flops:
-        model(inputs)
-    _, macs = counted(lambda: model(inputs))
-    assert macs == flops.get_total_flops() // 2 > 0
-
-
-def test_macs_of_attention_count_on_the_cpu():
-    q, k, v = (torch.randn(2, 3, n, 16) for n in (5, 7, 7))
-    _, macs = counted(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v))
-    assert macs == 2 * 3 * (5 * 7 * 16) * 2
-
-
-def test_compiled_code_runs_and_is_counted():
-    runs = []
-
-    def backend(module, _):
-        runs.append(module)
-        return module.forward
-
-    inputs = torch.randn(3, 4)
-    model = torch.compile(torch.nn.Linear(4, 5), backend=backend)
-    with MacCounter() as counter:
-        model(inputs)
-    assert len(runs) == 1
-    assert counter.total == 3 * 4 * 5
-
-
-def test_two_step_solver_is_of_second_order():
-    def error(steps, multistep):
-        velocity = multistep or (lambda v: v)
-        x, h = torch.ones((), dtype=torch.float64), 1 / steps
-        for _ in range(steps):
-            x = x + h * velocity(-x)
-        return abs(float(x) - np.exp(-1))
-
-    ratio = error(40, EvenAdamsBashforth2()) / error(80, EvenAdamsBashforth2())
-    assert 3.6 < ratio < 4.4
-    assert 1.8 < error(40, None) / error(80, None) < 2.2
-
-
-def test_scheduler_gives_the_same_on_an_even_grid():
-    sigmas = torch.linspace(1, 0, 11)[:-1].tolist()
-    scheduler = AdamsBashforth2(shift=1.0)
-    scheduler.set_timesteps(sigmas=sigmas)
-    multistep = EvenAdamsBashforth2()
-    x = y = torch.linspace(0.5, 2, 4)
-    for t in scheduler.timesteps:
-        x = scheduler.step(x.sin(), t, x, return_dict=False)[0]
-        y = y - 0.1 * multistep(y.sin())
-    torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
 
 
 class Dial(Contestant):

@@ -100,6 +100,13 @@ def noise(seed: int = 0, batch: int = 1, tokens: int = 6, dim: int = 16, **to: A
     return torch.randn(batch, tokens, dim, generator=torch.Generator().manual_seed(seed)).to(**to)
 
 
+def latents(seed: int, step: float = 0.0, shape: tuple[int, ...] = (1, 64, 8)) -> Tensor:
+    """Where generation `seed` stands at `step` of 0..1: on the line from its noise to its image."""
+    g = torch.Generator().manual_seed(seed)
+    noise, image = torch.randn(shape, generator=g), torch.randn(shape, generator=g)
+    return noise + step * (image - noise)
+
+
 def first(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 

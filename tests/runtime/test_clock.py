@@ -6,26 +6,12 @@ import threading
 from collections import defaultdict
 
 import ditcache
-import pytest
 import torch
-from ditcache.runtime.clock import (
-    CONDITION_CHANGED,
-    MAX_TRACKS,
-    TOO_MANY_CALLS,
-    Clock,
-    Latents,
-    Seen,
-    read_timestep,
-)
+from ditcache.runtime.clock import CONDITION_CHANGED, MAX_TRACKS, TOO_MANY_CALLS, Clock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-
-def latents(seed: int, step: float = 0.0, shape: tuple[int, ...] = (1, 64, 8)) -> torch.Tensor:
-    """Where generation `seed` stands at `step` of 0..1: on the line from its noise to its image."""
-    g = torch.Generator().manual_seed(seed)
-    noise, image = torch.randn(shape, generator=g), torch.randn(shape, generator=g)
-    return noise + step * (image - noise)
+from .helpers import latents
 
 
 def tick(clock, t, x, *conditions):
@@ -190,20 +176,6 @@ def test_tracks_are_bounded():
     assert len(clock._tracks) <= MAX_TRACKS
 
 
-def test_seen_tells_views_of_one_storage_apart():
-    square = torch.arange(9.0).reshape(3, 3)
-    assert not Seen(square).same(square.t())
-    assert Seen(square).same(square.view(3, 3))
-    assert not Seen(1).same(1.0)
-    assert Seen("a").same("a")
-    with torch.inference_mode():
-        value = torch.zeros(4)
-        seen = Seen(value)
-        assert seen.same(value)
-        value.add_(1)
-        assert not seen.same(value)
-
-
 def test_latents_that_are_made_of_the_last_output_belong_to_the_generation():
     """A scheduler that clips keeps little of the latents: what the model gave is in the next."""
     noise, given, other = latents(0), latents(1), latents(2)
@@ -220,34 +192,6 @@ def test_guided_outputs_of_both_halves_of_a_batch_count():
     clock.gave(first, (torch.cat([cond, uncond]),))
     guided = 0.1 * noise + uncond + 3.0 * (cond - uncond)
     assert tick(clock, 0.5, guided.repeat(2, 1, 1)).serial == first.serial
-
-
-def test_latents_of_other_noise_are_unrelated():
-    for seed in range(50):
-        here = Latents(latents(seed, 0.5))
-        assert here.leads_to(Latents(latents(seed, 0.7)))
-        assert not here.leads_to(Latents(latents(seed + 1000, 0.5)))
-
-
-@pytest.mark.parametrize(
-    ("value", "read"),
-    [
-        (0.5, 0.5),
-        (7, 7.0),
-        (torch.tensor(3), 3.0),
-        (torch.tensor([0.25]), 0.25),
-        (torch.full((4,), 2.0, dtype=torch.bfloat16), 2.0),
-        (torch.tensor([1.0, 2.0]), None),
-        (torch.tensor([[1.0], [2.0]]), None),
-        (torch.tensor([[0.0, 5.0]]), 5.0),
-        (torch.tensor([[0.0, 5.0], [0.0, 5.0]]), 5.0),
-        (torch.empty(0), None),
-        ("soon", None),
-        (torch.tensor([1j]), None),
-    ],
-)
-def test_read_timestep(value, read):
-    assert read_timestep(value) == read
 
 
 @st.composite
