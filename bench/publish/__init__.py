@@ -1,0 +1,1 @@
+"""Tables of the committed results, as they stand in the README and in docs/results.md."""
