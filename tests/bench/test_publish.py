@@ -35,7 +35,11 @@ def test_a_block_is_made_from_its_result(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("block", "said"),
-    [("weather", "there are demo"), ("contest nothing 3", "cannot be made"), ("contest", "argument")],
+    [
+        ("weather", "there are demo"),
+        ("contest nothing 3", "cannot be made"),
+        ("contest", "argument"),
+    ],
 )
 def test_a_wrong_block_is_named(block: str, said: str):
     with pytest.raises(ValueError, match=said):
