@@ -1,10 +1,12 @@
 """What each part of the method is worth: one thing changed at a time, judged in closed loop.
 
-`python -m bench.ablate --model dit-digits` varies beta, K, ridge, the response that is reckoned
-with, the schedule, the number of calibration samples, the width of the sketch, and plans for
-another step count and guidance than the calibrated ones; beside them the plan as it is solved, and
-as `ditcache.tune` makes it. Every cell is PSNR to the uncached samples on the same held-out prompts
-and seeds. It goes on where it stopped.
+`python -m bench.ablate --model dit-digits` takes the plan as it is solved and changes its
+forecaster (beta, K, ridge, the response that is reckoned with) on the same computed steps; the
+schedule, with the same forecaster; and what it is solved from: the model's answers, the number of
+calibration samples, the width of the sketch, the guidance scale, another step count. Beside it
+stand the plans of `ditcache.tune`, from one candidate (which is refitted weights alone) to eight.
+Every cell is PSNR to the uncached samples on the same held-out prompts and seeds. It goes on where
+it stopped.
 """
 
 from __future__ import annotations
@@ -12,17 +14,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import ditcache
 import numpy as np
 import torch
 from ditcache import Plan, Profile
+from ditcache.passes.accounts import Accounts
+from ditcache.passes.error_diffusion import Array
 from ditcache.passes.forecasters import EDF
 from ditcache.passes.plan_from_profile import problem
 from ditcache.passes.plan_parts import DENOISER
@@ -43,9 +49,12 @@ BETAS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0)
 DEPTHS = (1, 2, 3, 4)
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 RESPONSES = (0.0, 0.1, 0.3, 1.0)
+ANSWERS = ((0.0,), (0.0, 2.0, 4.0), (-1.0, 2.0, 5.0), (0.0, 6.0), (0.0, 5.0, 10.0))
+CANDIDATES = (1, 2, 4, 8)
 COUNTS = (1, 2, 4, 8)
 WIDTHS = (16, 64, 128, 256)
 OTHER_STEPS = 30
+PLAIN = ("taylor-2", "taylor-2-best", "lagrange-1-best", "lagrange-2-best")
 STRONGER = 1.5
 Make = Callable[[], Plan]
 MODELS: dict[str, Any] = {**WORKLOADS, WanSheets.name: WanSheets}
@@ -90,6 +99,11 @@ class Bench:
         return ditcache.calibrate(self.model, self.generate, len(self.calibration), exact=True)
 
     @cached_property
+    def sketched(self) -> Profile:
+        """The profile as it is recorded by default."""
+        return ditcache.calibrate(self.model, self.generate, len(self.calibration))
+
+    @cached_property
     def uncached(self) -> Tensor:
         """Pictures of the held-out samples."""
         ditcache.remove(self.model)
@@ -105,10 +119,15 @@ class Bench:
             raise RuntimeError(f"the plan was not followed: {fallen}")
         return found
 
-    def tuned(self) -> Plan:
+    def tuned(self, candidates: int) -> Plan:
         """The plan of `ditcache.tune`."""
-        profile = ditcache.calibrate(self.model, self.generate, len(self.calibration))
-        return ditcache.tune(self.model, self.generate, profile, speedup=self.setting.speedup)
+        return ditcache.tune(
+            self.model,
+            self.generate,
+            self.sketched,
+            speedup=self.setting.speedup,
+            candidates=candidates,
+        )
 
     def reduced(self, samples: int | None = None, width: int | None = None) -> Profile:
         """The profile of the first `samples` alone, or through a sketch of `width`."""
@@ -141,6 +160,7 @@ def variants(bench: Bench) -> Iterator[tuple[str, Make]]:
     profile, speedup = bench.profile, bench.setting.speedup
     solved = profile.plan(speedup)
     given, region = problem(profile), solved.regions[0]
+    own = forecaster_of(region.forecaster)
 
     def with_(forecaster: EDF, steps: tuple[int, ...] = region.computed, name: str = "") -> Plan:
         candidate = Candidate(steps, name or region.schedule, forecaster, 0.0)
@@ -148,25 +168,45 @@ def variants(bench: Bench) -> Iterator[tuple[str, Make]]:
         return replace(solved, regions=(made,), checks=None, expected_error=None)
 
     yield "solved", lambda: solved
-    yield "tuned", bench.tuned
-    for policy in ("taylor-2", "taylor-2-best", "lagrange-2-best"):
+    for count in CANDIDATES:
+        yield f"tuned, candidates={count}", lambda c=count: bench.tuned(c)
+    for policy in PLAIN:
         yield policy, lambda p=policy: profile.plan(speedup, policy=p)
     for beta in BETAS:
-        yield f"beta={beta:g}", lambda b=beta: with_(EDF(3, b))
+        yield f"beta={beta:g}", lambda b=beta: with_(replace(own, beta=b))
     for k in DEPTHS:
-        yield f"K={k}", lambda k=k: with_(EDF(k, 0.45))
+        yield f"K={k}", lambda k=k: with_(replace(own, k=k))
     for ridge in RIDGES:
-        yield f"ridge={ridge:g}", lambda r=ridge: with_(EDF(3, 0.45, r))
+        yield f"ridge={ridge:g}", lambda r=ridge: with_(replace(own, ridge=r))
     for response in RESPONSES:
-        yield f"response={response:g}", lambda r=response: with_(EDF(3, 0.45, response=r))
+        yield f"response={response:g}", lambda r=response: with_(replace(own, response=r))
     n = solved.computed_steps
     for name, steps in standard_schedules(given.gram, given.x, given.c, n).items():
-        yield f"schedule={name}", lambda s=steps, m=name: with_(EDF(3, 0.45), s, m)
+        yield f"schedule={name}", lambda s=steps, m=name: with_(own, s, m)
+    for rates in ANSWERS:
+        name = ",".join(f"{rate:g}" for rate in rates)
+        yield f"answers={name}", lambda r=rates: answered(profile, speedup, r)
     for count in COUNTS:
         yield f"samples={count}", lambda c=count: bench.reduced(samples=c).plan(speedup)
     for width in WIDTHS:
         yield f"sketch={width}", lambda w=width: bench.reduced(width=w).plan(speedup)
     yield "guidance unknown", lambda: _unguided(profile, given.gram).plan(speedup)
+
+
+def forecaster_of(name: str) -> EDF:
+    """The forecaster that a plan names; that of the middle of all where it is not of our kind."""
+    found = re.fullmatch(r"edf\(k=(\d+),beta=([\d.e-]+),ridge=([\d.e-]+)\)", name)
+    return EDF(int(found[1]), float(found[2]), float(found[3])) if found else EDF(3, 0.45)
+
+
+def answered(profile: Profile, speedup: float, rates: Sequence[float]) -> Plan:
+    """The plan for a model that answers at these rates."""
+
+    def accounts(batch: int, depth: int, c: Array, gram: Array, *_: object) -> Accounts:
+        return Accounts(batch, depth, c, gram, rates)
+
+    with mock.patch("ditcache.passes.error_diffusion.Accounts", accounts):
+        return profile.plan(speedup)
 
 
 def transfers(bench: Bench) -> Iterator[tuple[str, Bench, Make]]:
