@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .macs import counted
 from .quality import Pictures
-from .video_contest import WanSheets
+from .video_contest import SHEETS
 from .workload import (
     CALIBRATION_SEED,
     EVALUATION_SEED,
@@ -30,7 +30,7 @@ from .workload import (
     Workload,
 )
 
-MODELS = (*WORKLOADS, WanSheets.name)
+MODELS = (*WORKLOADS, *SHEETS)
 TUNED_ON = ("model", "batch", "calibration", "steps")
 """The part of a setting that tuning depends on."""
 
@@ -159,10 +159,9 @@ def load_workload(name: str) -> Workload:
 
     Raises ValueError for a name that is neither.
     """
-    if name in WORKLOADS:
-        return WORKLOADS[name]()
-    if name == WanSheets.name:
-        return WanSheets()
+    known = WORKLOADS | SHEETS
+    if name in known:
+        return known[name]()
     module, _, factory = name.partition(":")
     if not factory:
         raise ValueError(

@@ -14,13 +14,16 @@ from rich.table import Table
 
 from . import pareto
 from .arena import MODELS, Arena, Setting
-from .contest import Contest, names
+from .chosen import read_chosen
+from .contest import Contest, Race, names
 from .environment import write_json
 from .ledger import Ledger, Record
 from .peers import PEERS
-from .policies import OURS, POLICIES, SOLVERS
+from .policies import OURS, POLICIES, SOLVERS, ZOO
 from .standing import document, refusals, table
+from .video_workload import VIDEO_WORKLOADS
 from .walls import Walls, best_walls
+from .walls import table as walls_table
 
 DEFAULT = (*OURS, "reuse", "taylor-2", "taylor-2-best", "lagrange-2", "lagrange-2-best", *SOLVERS)
 QUICK = {"samples": 4, "batch": 2, "calibration": 2, "steps": 8}
@@ -39,8 +42,18 @@ def bench(
     samples: Annotated[int, typer.Option(help="held-out samples")] = 256,
     batch: Annotated[int, typer.Option(help="samples in a batch")] = 8,
     calibration: Annotated[int, typer.Option(help="samples to plan and tune on")] = 16,
-    steps: Annotated[int, typer.Option(help="denoising steps")] = 50,
+    steps: Annotated[int, typer.Option(help="denoising steps; 0: the model's own, or 50")] = 0,
     seed: Annotated[int, typer.Option(help="first seed of the held-out samples", min=0)] = 0,
+    settings: Annotated[
+        Path | None, typer.Option(help="a result.json: its settings, not tuned again")
+    ] = None,
+    tuning: Annotated[
+        int | None,
+        typer.Option(help="batches to tune libraries on; all if not given", min=1),
+    ] = None,
+    stop_behind: Annotated[
+        float, typer.Option(help="stop who is this many dB behind after 64 samples")
+    ] = float("inf"),
     quick: Annotated[bool, typer.Option("--quick", help="seconds, and numbers of no use")] = False,
     walls: Annotated[bool, typer.Option("--walls", help="time what is there, alone")] = False,
     report: Annotated[bool, typer.Option("--report", help="only show what is there")] = False,
@@ -51,10 +64,11 @@ def bench(
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", category=UserWarning)
     size = QUICK if quick else {}
+    steps = steps or (VIDEO_WORKLOADS[model].steps if model in VIDEO_WORKLOADS else 50)
     size = {"samples": samples, "batch": batch, "calibration": calibration, "steps": steps} | size
     if min(size.values()) < 1:
         raise typer.BadParameter(f"sizes are at least 1, got {size}")
-    contestants = _chosen(policies, POLICIES + tuple(SOLVERS), DEFAULT, "--policies")
+    contestants = _chosen(policies, (*POLICIES, *SOLVERS, *ZOO), DEFAULT, "--policies")
     contestants += _chosen(peers, tuple(PEERS), tuple(PEERS), "--peers")
     measured = _chosen(only, tuple(names()), (), "--only") if only else contestants
     wanted = _budgets(budgets)
@@ -62,9 +76,11 @@ def bench(
     if not console.is_terminal:
         console = Console(width=200)
     try:
-        arena = Arena(Setting(model, **size, seed=seed), out)
+        setting = Setting(model, **size, seed=seed)
+        chosen = read_chosen(settings, setting) if settings else {}
+        arena = Arena(setting, out)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="MODEL") from error
+        raise typer.BadParameter(str(error)) from error
     folder = out / model.replace(":", ".")
     with _progress(console) as progress:
         task = progress.add_task("", total=len(measured) * len(wanted))
@@ -74,10 +90,18 @@ def bench(
             if not console.is_terminal:
                 logging.getLogger("ditcache.bench").info(what)
 
-        contest = Contest(arena, folder, say, lambda: progress.update(task, advance=1))
+        def tick() -> None:
+            progress.update(task, advance=1)
+
+        contest = Contest(
+            arena, folder, say, tick, chosen=chosen, race=Race(stop_behind), tuning=tuning
+        )
         timed = Ledger(folder / "walls.jsonl", arena.key)
         if walls:
-            Walls(contest, timed, rounds).run(measured, wanted)
+            try:
+                Walls(contest, timed, rounds).run(measured, wanted)
+            except ValueError as error:
+                raise typer.BadParameter(str(error), param_hint="--walls") from error
         elif not report:
             contest.run(measured, wanted, redo)
     made = document(contest, contestants, wanted)
@@ -86,6 +110,8 @@ def bench(
     plots = pareto.save(made, folder)
     console.print(table(contest, contestants, wanted))
     console.print(_standings(made))
+    for record in made["walls"]:
+        console.print(walls_table(record))
     for name, reason in refusals(contest, contestants, wanted).items():
         console.print(f"{name} does not apply: {reason}", markup=False)
     for name, note in made["notes"].items():

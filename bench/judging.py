@@ -62,9 +62,14 @@ class Against:
 def judge(arena: Arena, made: Pictures, uncached: Pictures | None) -> dict[str, Any]:
     """Numbers of each sample under "each", and of the set under "set".
 
-    `uncached` are the pictures of the same prompts and seeds; None for those themselves.
+    `uncached` are the pictures of the same prompts and seeds; None for those themselves. `made`
+    may be the first of them alone: then the set has no numbers, as Fréchet distances of unequal
+    counts do not compare.
     """
-    workload, captions = arena.workload, arena.captions
+    workload, captions = arena.workload, arena.captions[: len(made.images)]
+    complete = len(made.images) == len(arena.captions)
+    if uncached is not None:
+        uncached = uncached.first(len(made.images))
     each: dict[str, Array] = {}
     real = workload.real()
     if uncached is not None:
@@ -79,9 +84,9 @@ def judge(arena: Arena, made: Pictures, uncached: Pictures | None) -> dict[str, 
     if workload.space == "pixels":
         each[ACCURACY.key] = right_class(made.images, [int(c) for c in captions])
     whole: dict[str, float] = {}
-    if real is not None:
+    if real is not None and complete:
         whole[TO_REAL.key] = metrics.frechet_distance(made.features, real.features)
-    if uncached is not None:
+    if uncached is not None and complete:
         whole[TO_UNCACHED.key] = metrics.frechet_distance(made.features, uncached.features)
     return {
         "each": {k: np.round(v, 6).tolist() for k, v in each.items()},
@@ -102,13 +107,17 @@ def value(cell: Mapping[str, Any], metric: Metric) -> float | None:
 def compare(
     mine: Mapping[str, Any], other: Mapping[str, Any], metric: Metric, noise: float
 ) -> Against:
-    """Compare two cells in a metric that both have; `noise` is the Fréchet distance's."""
+    """Compare two cells in a metric that both have, on the samples that both have.
+
+    `noise` is the Fréchet distance's.
+    """
     sign = 1 if metric.higher else -1
     if not metric.each:
         gap = sign * (mine["set"][metric.key] - other["set"][metric.key])
         return Against(other["contestant"], gap, gap - noise, gap + noise)
-    gaps = np.asarray(mine["each"][metric.key]) - np.asarray(other["each"][metric.key])
-    found = metrics.spread(sign * gaps)
+    pair = [np.asarray(cell["each"][metric.key]) for cell in (mine, other)]
+    count = min(map(len, pair))
+    found = metrics.spread(sign * (pair[0][:count] - pair[1][:count]))
     return Against(other["contestant"], found.mean, found.low, found.high)
 
 

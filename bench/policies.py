@@ -1,13 +1,16 @@
-"""The contestants of this house: ditcache's plans, and fewer steps without any cache."""
+"""The contestants of this house: ditcache's plans and policies, and fewer steps without cache."""
 
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ditcache
-from ditcache import Plan
+from ditcache import Plan, PlanError
 from torch import Tensor
 
 from .arena import Arena
@@ -33,29 +36,35 @@ POLICIES = (
 SOLVERS: dict[str, Solver] = {"fewer-steps": "euler", "fewer-steps-ab2": "ab2"}
 
 
-class Policy(Contestant):
-    """A plan of one of ditcache's policies, made from the calibration samples."""
+@dataclass(frozen=True)
+class Range:
+    """A policy of the zoo with the option that its authors turn to save more, and its values."""
 
-    def __init__(self, name: str, arena: Arena) -> None:
-        super().__init__(name, arena)
-        self.kind = "ditcache" if name in OURS else "baseline"
-        self.plan = functools.cache(self._make_plan)
+    option: str
+    values: Sequence[int]
+
+
+ZOO: dict[str, Range] = {"deepcache": Range("interval", range(2, 13))}
+"""Policies with knobs of their own in place of a budget. The others of the zoo are in the contest
+as their authors' libraries."""
+
+
+class Planned(Contestant):
+    """Anything that runs as a plan on the compiled model."""
+
+    kind = "baseline"
 
     def prepare(self) -> None:
         """Record the calibration samples, once for all policies."""
         self.arena.profile  # noqa: B018
 
-    def families(self, budget: float) -> list[Family]:
-        self.plan(budget)  # now, so that its work is not counted as sampling
-        return [Family({"speedup": budget})]
-
-    def forget(self, budget: float) -> None:
-        self._file(budget).unlink(missing_ok=True)
-        self.plan.cache_clear()
+    @abstractmethod
+    def plan(self, knobs: Knobs) -> Plan:
+        """The plan of these knobs."""
 
     def sample(self, knobs: Knobs, batch: Batch) -> Tensor:
         model = self.arena.compiled
-        ditcache.apply(model, self.plan(knobs["speedup"]))
+        ditcache.apply(model, self.plan(knobs))
         before = ditcache.summary(model)
         try:
             latents = self.arena.workload.sample(model, batch, self.arena.setting.steps)
@@ -69,7 +78,7 @@ class Policy(Contestant):
         return latents
 
     def about(self, knobs: Knobs) -> dict[str, Any]:
-        plan = self.plan(knobs["speedup"])
+        plan = self.plan(knobs)
         region = plan.regions[0]
         return {
             "computed_steps": plan.computed_steps,
@@ -80,6 +89,26 @@ class Policy(Contestant):
             "calls": self._calls,
             "skipped_calls": self._calls - self._computed,
         }
+
+
+class Policy(Planned):
+    """A plan of one of ditcache's policies under a budget, made from the calibration samples."""
+
+    def __init__(self, name: str, arena: Arena) -> None:
+        super().__init__(name, arena)
+        self.kind = "ditcache" if name in OURS else "baseline"
+        self._plan = functools.cache(self._make_plan)
+
+    def plan(self, knobs: Knobs) -> Plan:
+        return self._plan(knobs["speedup"])
+
+    def families(self, budget: float) -> list[Family]:
+        self._plan(budget)  # now, so that its work is not counted as sampling
+        return [Family({"speedup": budget})]
+
+    def forget(self, budget: float) -> None:
+        self._file(budget).unlink(missing_ok=True)
+        self._plan.cache_clear()
 
     def _make_plan(self, speedup: float) -> Plan:
         path = self._file(speedup)
@@ -100,6 +129,20 @@ class Policy(Contestant):
 
     def _file(self, speedup: float) -> Path:
         return self.arena.folder / "plans" / f"{self.name}-{speedup:g}x.plan.json"
+
+
+class Published(Planned):
+    """A published policy of the zoo, in ditcache's runtime."""
+
+    def families(self, budget: float) -> list[Family]:
+        found = ZOO[self.name]
+        return [Family({}, found.option, found.values)]
+
+    def plan(self, knobs: Knobs) -> Plan:
+        try:
+            return self.arena.profile.plan(policy=self.name, **knobs)
+        except PlanError as error:
+            raise DoesNotApply(str(error)) from error
 
 
 class FewerSteps(Contestant):

@@ -26,6 +26,11 @@ class Pictures:
     features: Tensor
     maps: Tensor | None = None
 
+    def first(self, count: int) -> Pictures:
+        """The first `count` of them."""
+        maps = None if self.maps is None else self.maps[:count]
+        return Pictures(self.images[:count], self.features[:count], maps)
+
 
 def frechet_name(space: str) -> str:
     """Name the Fréchet distance after its feature space; "FID" is Inception's alone."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedulerOutput
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteSchedulerOutput,
 )
@@ -51,3 +52,28 @@ class EvenAdamsBashforth2:
         """Combine a velocity [N, ...] with the one before it."""
         before, self._before = self._before, velocity
         return velocity if before is None else torch.lerp(before, velocity, 1.5)
+
+
+class EulerAdamsBashforth2(EulerDiscreteScheduler):
+    """The same rule on the sigmas of diffusers' Euler scheduler, whose every step is dsigma dx.
+
+    The derivative is read off the Euler step, so that it holds for each kind of prediction.
+    """
+
+    def step(
+        self, model_output: Tensor, timestep: Any, sample: Any, *args: Any, **kwargs: Any
+    ) -> EulerDiscreteSchedulerOutput | tuple[Tensor]:
+        """Take one step; arguments and result are those of the Euler scheduler."""
+        now: Any = self.step_index or 0
+        if now == 0:  # a new generation
+            self._before: tuple[Tensor, float] | None = None
+        dt = float(self.sigmas[now + 1] - self.sigmas[now])
+        whole = kwargs.pop("return_dict", True)
+        made = super().step(model_output, timestep, sample, *args, return_dict=False, **kwargs)
+        move = made[0].float() - sample.float()
+        slope, before = move / dt, self._before
+        self._before = (slope, dt)
+        if before is not None:
+            move = torch.lerp(before[0] * dt, move, 1 + dt / before[1] / 2)
+        result = (sample.float() + move).to(made[0].dtype)
+        return EulerDiscreteSchedulerOutput(prev_sample=result) if whole else (result,)

@@ -101,7 +101,8 @@ def table(contest: Contest, contestants: list[str], budgets: list[float]) -> Tab
             (c for c in cells if c["budget"] == budget and "each" in c),
             key=lambda c: -(value(c, PSNR) or 0),
         ):
-            table.add_row(*_row(cell, cells, shown_metrics, contest.noise))
+            row = _row(cell, cells, shown_metrics, contest.noise, len(arena.captions))
+            table.add_row(*row)
     return table
 
 
@@ -114,7 +115,9 @@ def refusals(contest: Contest, contestants: list[str], budgets: list[float]) -> 
     }
 
 
-def _row(cell: Record, cells: list[Record], shown: list[Metric], noise: float) -> list[str]:
+def _row(
+    cell: Record, cells: list[Record], shown: list[Metric], noise: float, samples: int
+) -> list[str]:
     name, budget = cell["contestant"], cell["budget"]
     rivals = ranked(cells, budget)
     fair = cell in rivals
@@ -131,6 +134,8 @@ def _row(cell: Record, cells: list[Record], shown: list[Metric], noise: float) -
     figures[0] += f" ({spread.low:.1f}-{spread.high:.1f})"
     quantiles = [f"{q:.1f}" for q in (spread.median, spread.p5, spread.worst)]
     label = f"[bold green]{name}[/]" if name in OURS else name
+    if cell["samples"] < samples:
+        label += f" ({cell['samples']})"
     return [label, reached, figures[0], *quantiles, *figures[1:]]
 
 
@@ -153,7 +158,7 @@ def _legend(contest: Contest) -> str:
     return (
         "bold: best of the budget. behind: ours, where the 95% interval of the paired difference "
         f"to the best other lies below zero (Fréchet distances: {seeds}). short: more MACs than "
-        "the budget allows, not ranked."
+        "the budget allows, not ranked. (64): stopped after so many samples, being far behind."
     )
 
 

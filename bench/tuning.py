@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import metrics
 from .arena import Arena
-from .contestants import Contestant, Family, Knobs
-from .ledger import Ledger
+from .contestants import Contestant, DoesNotApply, Family, Knobs
+from .ledger import Ledger, Record
 from .macs import counted
 from .workload import Batch
 
@@ -30,12 +30,45 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Settings that the contestant itself refuses or breaks on, with its own words."""
+
+    knobs: Knobs
+    error: str
+
+
+@dataclass(frozen=True)
 class Tuned:
     """The setting chosen, what it was chosen from, and whether it keeps within the budget."""
 
     knobs: Knobs
     reached: bool
     trials: tuple[Trial, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    samples: int = 0
+    """What it was chosen on; 0 if there was nothing to choose."""
+
+    @classmethod
+    def from_record(cls, record: Record) -> Tuned:
+        """Read back what `record` gave."""
+        trials = (
+            Trial(t["knobs"], t["macs_reduction"], t["psnr"]) for t in record.get("trials", ())
+        )
+        failures = (Failure(**failure) for failure in record.get("failures", ()))
+        samples = record.get("tuned_on", 0)
+        return cls(record["knobs"], record["reached"], tuple(trials), tuple(failures), samples)
+
+    def record(self) -> Record:
+        """As it stands in a cell."""
+        trials = [
+            {"knobs": t.knobs, "macs_reduction": t.reduction, "psnr": t.psnr} for t in self.trials
+        ]
+        record: Record = {"knobs": self.knobs, "reached": self.reached, "trials": trials}
+        if self.failures:
+            record["failures"] = [asdict(f) for f in self.failures]
+        if self.samples:
+            record["tuned_on"] = self.samples
+        return record
 
 
 class Tuner:
@@ -43,28 +76,46 @@ class Tuner:
 
     In each family the free knob is searched on two samples for the weakest value that meets the
     budget; that setting is then measured on all calibration samples. Of the settings that keep
-    within the budget there, the one with the best mean PSNR wins.
+    within the budget there, the one with the best mean PSNR wins. `batches` takes fewer of them.
     """
 
-    def __init__(self, arena: Arena, ledger: Ledger, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        arena: Arena,
+        ledger: Ledger,
+        say: Callable[[str], None],
+        batches: int | None = None,
+    ) -> None:
         self.arena = arena
+        self.batches = arena.calibration[:batches]
+        every = len(self.batches) == len(arena.calibration)
+        self.stage = "trial" if every else f"trial of {len(self.batches)} batches"
         self.ledger = ledger
         self.say = say
         first = arena.calibration[0]
         self.probe = [Batch(first.conditions[:PROBE_SAMPLES], first.seeds[:PROBE_SAMPLES])]
 
     def tune(self, contestant: Contestant, budget: float) -> Tuned:
-        """Find the setting for a budget; raises DoesNotApply."""
+        """Find the setting for a budget; raises DoesNotApply if none works."""
         families = contestant.families(budget)
         if len(families) == 1 and not families[0].knob:
             return Tuned(families[0].fixed, reached=True)
-        trials = [t for family in families for t in self._candidates(contestant, family, budget)]
+        trials: list[Trial] = []
+        failures: list[Failure] = []
+        for family in families:
+            try:
+                trials += self._candidates(contestant, family, budget)
+            except DoesNotApply as error:
+                failures.append(Failure(family.fixed, str(error)))
+        if not trials:
+            raise DoesNotApply(failures[0].error)
         within = [t for t in trials if t.reduction >= budget * (1 - SLACK)]
         if within:
             best = max(within, key=lambda t: t.psnr)
         else:
             best = max(trials, key=lambda t: t.reduction)
-        return Tuned(best.knobs, bool(within), tuple(trials))
+        samples = sum(len(batch.seeds) for batch in self.batches)
+        return Tuned(best.knobs, bool(within), tuple(trials), tuple(failures), samples)
 
     def _candidates(self, contestant: Contestant, family: Family, budget: float) -> list[Trial]:
         """The family's settings near the budget, measured on all calibration samples."""
@@ -111,7 +162,7 @@ class Tuner:
         return self._try(contestant, knobs, self.probe, "probe")["reduction"]
 
     def _full(self, contestant: Contestant, knobs: Knobs) -> Trial:
-        found = self._try(contestant, knobs, self.arena.calibration, "trial")
+        found = self._try(contestant, knobs, self.batches, self.stage)
         return Trial(knobs, found["reduction"], found["psnr"])
 
     def _try(
@@ -127,7 +178,7 @@ class Tuner:
         for batch in batches:
             latents, spent = counted(lambda b=batch: contestant.sample(knobs, b))
             macs += spent
-            if stage == "trial":
+            if stage == self.stage:
                 expected = self.arena.calibration_images[at : at + len(latents)]
                 psnr += metrics.psnr(self.arena.decode(latents), expected).tolist()
             at += len(latents)

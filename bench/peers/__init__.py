@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .base import Peer
 from .cache_dit import DBCache, DBCacheTaylorSeer
+from .deep_cache import DeepCacheHelper
 from .diffusers_hooks import (
     FasterCache,
     FirstBlockCache,
@@ -22,4 +23,5 @@ PEERS: dict[str, type[Peer]] = {
     "diffusers-fastercache": FasterCache,
     "cache-dit-dbcache": DBCache,
     "cache-dit-taylorseer": DBCacheTaylorSeer,
+    "deepcache-helper": DeepCacheHelper,
 }

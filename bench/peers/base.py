@@ -29,7 +29,10 @@ class Peer(Contestant):
             return self.generate(model, batch)
 
     def generate(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Run the workload's own loop on the hooked model; raises DoesNotApply if that fails."""
+        """Run the workload's own loop on the hooked model.
+
+        Raises DoesNotApply if that fails or gives numbers that are not finite.
+        """
         workload, steps = self.arena.workload, self.arena.setting.steps
         self.call_macs = []
         before = 0
@@ -43,12 +46,15 @@ class Peer(Contestant):
 
         handles = [model.register_forward_pre_hook(enter), model.register_forward_hook(leave)]
         try:
-            return workload.sample(model, batch, steps)
+            latents = workload.sample(model, batch, steps)
         except Exception as error:
             raise DoesNotApply(f"{type(error).__name__}: {error}") from error
         finally:
             for handle in handles:
                 handle.remove()
+        if not latents.isfinite().all():
+            raise DoesNotApply("runs, but its samples are not finite")
+        return latents
 
     def about(self, knobs: Knobs) -> dict[str, Any]:
         skipped = sum(macs < 0.9 * max(self.call_macs) for macs in self.call_macs)

@@ -137,7 +137,7 @@ class FasterCache(DiffusersHook):
         weight = knobs["weight"]
         config = FasterCacheConfig(
             **{k: v for k, v in knobs.items() if k != "weight"},
-            spatial_attention_block_identifiers=(r"transformer_blocks.*attn",),
+            spatial_attention_block_identifiers=(r"blocks.*attn",),
             attention_weight_callback=lambda _: weight,
             current_timestep_callback=self.now,
             # Sequential guidance: no call holds both branches.

@@ -8,13 +8,16 @@ import pytest
 import torch
 
 pytest.importorskip("cache_dit")
+pytest.importorskip("DeepCache")
 
 from bench.arena import Arena, Setting
-from bench.contest import Contest, cell_name
-from bench.contestants import DoesNotApply
+from bench.contest import Contest, cell_name, make
+from bench.contestants import DoesNotApply, Family
+from bench.ledger import Ledger
 from bench.macs import counted
 from bench.peers import PEERS
 from bench.peers import sea_cache as sea_cache_peer
+from bench.tuning import Tuned, Tuner
 
 STEPS = 10
 CALLS = 2 * STEPS
@@ -77,7 +80,7 @@ def arena(tmp_path_factory, tiny_flux):
     return Arena(setting, tmp_path_factory.mktemp("arena"))
 
 
-@pytest.mark.parametrize("name", list(PEERS))
+@pytest.mark.parametrize("name", list(SKIPS))
 def test_peer_skips_as_often_as_it_should(arena, name):
     knobs, skipped = SKIPS[name]
     peer = PEERS[name](name, arena)
@@ -115,10 +118,60 @@ def test_a_cache_that_is_silently_off_is_told(arena, tmp_path, monkeypatch):
     assert cell["does_not_apply"].startswith("runs, but skips nothing: 1.000x")
 
 
-def test_a_library_that_refuses_is_quoted():
-    peer = PEERS["diffusers-fbcache"]("diffusers-fbcache", _digits())
-    with pytest.raises(DoesNotApply, match="No cache context is set"):
-        peer.sample({"threshold": 0.1}, peer.arena.calibration[0])
+@pytest.mark.parametrize(
+    ("name", "knobs", "said"),
+    [
+        ("diffusers-fbcache", {"threshold": 0.1}, "No cache context is set"),
+        ("deepcache-helper", {"cache_interval": 2}, "hooks a UNet's"),
+    ],
+)
+def test_a_library_that_refuses_is_quoted(name, knobs, said):
+    peer = PEERS[name](name, _digits())
+    with pytest.raises(DoesNotApply, match=said):
+        peer.sample(knobs, peer.arena.calibration[0])
+
+
+def test_deepcache_is_a_library_and_a_policy_on_a_unet(tmp_path):
+    steps = 4
+    arena = Arena(Setting("svd-emoji", samples=1, batch=1, calibration=1, steps=steps), tmp_path)
+    batch = arena.calibration[0]
+    expected = arena.uncached("calibration", arena.calibration)
+    helper = PEERS["deepcache-helper"]("deepcache-helper", arena)
+    knobs = {"cache_branch_id": 0, "skip_mode": "uniform", "cache_interval": 2}
+    theirs, macs = counted(lambda: helper.sample(knobs, batch))
+    assert helper.about(knobs) == {"calls": steps, "skipped_calls": steps // 2}
+    assert macs < 0.8 * arena.macs_uncached
+    assert torch.equal(arena.workload.sample(arena.workload.denoiser, batch, steps), expected)
+    policy = make("deepcache", arena)
+    policy.prepare()
+    knobs = {"interval": 2}
+    ours, macs = counted(lambda: policy.sample(knobs, batch))
+    about = policy.about(knobs)
+    assert (about["calls"], about["skipped_calls"]) == (steps, steps // 2)
+    assert macs < 0.8 * arena.macs_uncached
+    # Other cuts, so other numbers; both near the uncached clip, and neither the same.
+    for got in (theirs, ours):
+        assert 0 < (got - expected).norm() / expected.norm() < 0.5
+
+
+def test_settings_that_fail_are_listed_and_the_others_count(arena, tmp_path):
+    """A family of settings that a library breaks on does not take it out of the contest."""
+
+    class Half(PEERS["diffusers-taylorseer"]):
+        def families(self, budget):
+            found = super().families(budget)
+            return [Family(found[0].fixed | {"cache_interval": -1}), found[0]]
+
+        def enable(self, model, knobs):
+            if knobs["cache_interval"] < 0:
+                raise ValueError("interval below one")
+            super().enable(model, knobs)
+
+    peer = Half("half", arena)
+    tuned = Tuner(arena, Ledger(tmp_path / "t", arena.key), lambda _: None).tune(peer, 2.0)
+    assert tuned.knobs["cache_interval"] > 0
+    assert [f.error for f in tuned.failures] == ["ValueError: interval below one"]
+    assert Tuned.from_record(tuned.record()) == tuned
 
 
 def _digits():
