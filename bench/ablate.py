@@ -11,11 +11,8 @@ it stopped.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import logging
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -40,6 +37,7 @@ from rich.console import Console
 from torch import Tensor
 
 from . import metrics
+from .arguments import Parser, factor, folder, plain_messages, whole
 from .environment import environment, write_json
 from .ledger import Ledger
 from .video_contest import WanSheets
@@ -265,22 +263,21 @@ def run(setting: Setting, ledger: Ledger, console: Console, only: str, transfer:
             measure(name, where, make)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse options and run."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser("bench.ablate", __doc__)
     parser.add_argument("--model", choices=list(MODELS), required=True)
-    parser.add_argument("--speedup", type=float, default=5.0)
-    parser.add_argument("--n", type=int, default=32, help="held-out samples")
-    parser.add_argument("--calibration", type=int, default=16, help="calibration samples")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--speedup", type=factor, default=5.0)
+    parser.add_argument("--n", type=whole, default=32, help="held-out samples")
+    parser.add_argument("--calibration", type=whole, default=16, help="calibration samples")
+    parser.add_argument("--batch", type=whole, default=16)
     parser.add_argument("--seed", type=int, default=EVALUATION_SEED, help="of the first judged one")
     parser.add_argument("--only", default="", help="cells whose name holds this")
     parser.add_argument("--no-transfer", action="store_true", help="this grid and guidance alone")
-    parser.add_argument("--out", type=Path, help="the document to write")
-    parser.add_argument("--work", type=Path, default=Path("out/ablate"), help="resumable state")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    warnings.filterwarnings("ignore", category=UserWarning)
+    parser.out()
+    parser.add_argument("--work", type=folder, default=Path("out/ablate"), help="resumable state")
+    args = parser.parse_args(arguments)
+    plain_messages()
     setting = Setting(
         args.model, args.speedup, args.n, args.calibration, args.batch, seed=args.seed
     )

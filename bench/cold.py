@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import resource
 import statistics
@@ -23,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ from rich.table import Table
 from torch import Tensor
 from torch._dynamo.utils import compilation_time_metrics
 
+from .arguments import Parser, plain_messages, whole
 from .environment import environment, write_json
 
 WAYS = ("ditcache", "inductor", "repeated-blocks")
@@ -134,18 +134,18 @@ def in_own_process(way: str, double: int, single: int, *, warmed: bool = False) 
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse options, run every way `--repeats` times in turn, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser("bench.cold", __doc__)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--double", type=int, default=19)
-    parser.add_argument("--single", type=int, default=38)
-    parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("--repeats", type=whole, default=3)
+    parser.add_argument("--double", type=whole, default=19)
+    parser.add_argument("--single", type=whole, default=38)
+    parser.out()
     parser.add_argument("--warmed", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    args = parser.parse_args(arguments)
+    plain_messages()
     if args.child:
         print(json.dumps(measure(args.child, args.double, args.single, warmed=args.warmed)))
         return

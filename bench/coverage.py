@@ -8,11 +8,9 @@ every machine. `tests/architectures` checks them, and that the results are right
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import ditcache
@@ -23,7 +21,8 @@ from ditcache.runtime.session import session_of
 from torch import nn
 
 from .architectures import ARCHITECTURES, Architecture, Request, Sampler
-from .environment import environment
+from .arguments import Parser, one_of
+from .environment import environment, write_json
 
 STEPS, COMPUTED = 8, 4
 CALIBRATION = 2
@@ -147,15 +146,14 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("names", nargs="*", help="architectures; all if none is given")
-    given = parser.parse_args()
-    rows: dict[str, Row] = {}
-    if given.out is not None and given.out.exists():  # single rows can be made again
-        found = json.loads(given.out.read_text())["rows"]
-        rows = {row["name"]: Row(**row) for row in found}
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser("bench.coverage", __doc__)
+    parser.out()
+    parser.add_argument(
+        "names", nargs="*", type=one_of(ARCHITECTURES), help="architectures; else all"
+    )
+    given = parser.parse_args(arguments)
+    rows = parser.rows_of(given.out, Row)
     for name in given.names or ARCHITECTURES:
         rows[name] = cover(ARCHITECTURES[name]).row
     table = [rows[name] for name in ARCHITECTURES if name in rows]
@@ -167,7 +165,7 @@ def main() -> None:
             "computed": COMPUTED,
             "rows": [asdict(r) for r in table],
         }
-        given.out.write_text(json.dumps(document, indent=1) + "\n")
+        write_json(given.out, document)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,9 @@ Plans are made on calibration prompts and seeds; everything shown is on others.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import logging
 import time
-import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
+from .arguments import COMPILERS, Parser, folder, plain_messages
 from .demo_report import Pace, Row, as_dicts, check, make_row, make_table
 from .environment import environment, write_json
 from .pictures import save_grid, save_stability
@@ -275,15 +274,14 @@ def _compiled(module: nn.Module, backend: str, options: dict[str, Any] | None = 
     return torch.compile(module, backend=backend, options=options)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse options and run."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser("bench.demo", __doc__)
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes, no use")
-    parser.add_argument("--inner", help="compiler of the parts: inductor or eager")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"))
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    warnings.filterwarnings("ignore", category=UserWarning)
+    parser.add_argument("--inner", choices=COMPILERS, help="compiler of the parts")
+    parser.add_argument("--out", type=folder, default=Path("out/demo"))
+    args = parser.parse_args(arguments)
+    plain_messages()
     settings = QUICK if args.quick else Settings()
     if args.inner:
         settings = replace(settings, inner=args.inner)

@@ -6,8 +6,8 @@ Inductor.
 
 from __future__ import annotations
 
-import argparse
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ditcache.runtime.program import Executable, Program
 from ditcache.runtime.session import session_of
 from torch import Tensor, fx, nn
 
+from .arguments import Parser, whole
 from .environment import environment, write_json
 from .workload import EVALUATION_SEED, WORKLOADS, Batch, Workload
 
@@ -90,12 +91,12 @@ def _compiled(model: nn.Module, policy: str, inner: str, **more: Any) -> Any:
     return torch.compile(copy.deepcopy(model), backend="ditcache", options=options)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse options, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--out", type=Path, default=Path("out/exact.json"))
-    args = parser.parse_args()
+    parser = Parser("bench.exact", __doc__)
+    parser.add_argument("--steps", type=whole, default=50)
+    parser.out(default=Path("out/exact.json"))
+    args = parser.parse_args(arguments)
     made: dict[str, Any] = {"environment": environment("bench.exact"), "steps": args.steps}
     for name, load in WORKLOADS.items():
         made[name] = []

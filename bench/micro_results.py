@@ -6,14 +6,15 @@ example `-k dispatch`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .arguments import Parser
 from .environment import ROOT, environment, write_json
 
 
@@ -28,11 +29,11 @@ def brief(report: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run, reduce, write; gives pytest's exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file")
-    args, more = parser.parse_known_args()
+    parser = Parser("bench.micro_results", __doc__)
+    parser.out(required=True)
+    args, more = parser.parse_known_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         options = ["--benchmark-only", f"--benchmark-json={report}", *more]

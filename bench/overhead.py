@@ -7,14 +7,10 @@ inside whole generations, beside computed steps.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import time
-import warnings
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ditcache
@@ -26,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from .arguments import COMPILERS, Parser, plain_messages, whole
 from .environment import environment, write_json
 from .workload import CALIBRATION_SEED, EVALUATION_SEED, FluxEmoji
 
@@ -142,18 +139,17 @@ def measure(
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse options, measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--generations", type=int, default=3)
-    parser.add_argument("--inner", default="inductor")
+    parser = Parser("bench.overhead", __doc__)
+    parser.add_argument("--batches", nargs="+", type=whole, default=[1, 8])
+    parser.add_argument("--steps", type=whole, default=50)
+    parser.add_argument("--generations", type=whole, default=3)
+    parser.add_argument("--inner", choices=COMPILERS, default="inductor")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes, no use")
-    parser.add_argument("--out", type=Path, help="JSON file")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    warnings.filterwarnings("ignore", category=UserWarning)
+    parser.out()
+    args = parser.parse_args(arguments)
+    plain_messages()
     if args.quick:
         args.batches, args.steps, args.generations, args.inner = [1], 8, 1, "eager"
     console = Console(width=max(Console().width, 110))

@@ -10,13 +10,13 @@ over the pipeline's default number of steps, whose slots hold two whole outputs.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from typing import Any
 from ditcache.models import zoo
 from ditcache.models.zoo_entries import ARCHITECTURES
 
-from .environment import environment
+from .arguments import Parser, one_of
+from .environment import environment, write_json
 
 MODELS = (
     "flux-dev wan2.1-1.3b wan2.1-14b svd-xt sd3.5-large qwen-image dit-xl-2 pixart-sigma sana-1.6b "
@@ -152,25 +153,18 @@ def _bytes(count: int) -> str:
     return f"{count / 1000:.3g} kB"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("names", nargs="*", help="models; all if none is given")
-    given = parser.parse_args()
-    rows = _read(given.out)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser("bench.real_size", __doc__)
+    parser.out()
+    parser.add_argument("names", nargs="*", type=one_of(MODELS), help="models; else all")
+    given = parser.parse_args(arguments)
+    rows = parser.rows_of(given.out, Row)
     for name in given.names or MODELS:
         rows[name] = made = measure(name)
         print(f"{name}: {made.cpu_seconds} processor s, {_bytes(made.peak_bytes)}", flush=True)
         if given.out is not None:  # after each: a model takes a while
             _write(given.out, rows)
     print(markdown([rows[name] for name in MODELS if name in rows]))
-
-
-def _read(path: Path | None) -> dict[str, Row]:
-    """The rows of an earlier run, so that single models can be measured again."""
-    if path is None or not path.exists():
-        return {}
-    return {row["name"]: Row(**row) for row in json.loads(path.read_text())["rows"]}
 
 
 def _write(path: Path, rows: dict[str, Row]) -> None:
@@ -180,7 +174,7 @@ def _write(path: Path, rows: dict[str, Row]) -> None:
         "speedup": SPEEDUP,
         "rows": [asdict(rows[name]) for name in MODELS if name in rows],
     }
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    write_json(path, document)
 
 
 if __name__ == "__main__":

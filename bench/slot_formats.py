@@ -8,10 +8,8 @@ uncached ones. Parts run eagerly: storage does not depend on the compiler.
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ditcache
@@ -21,6 +19,7 @@ from ditcache.runtime.session import session_of
 from rich.console import Console
 from torch import nn
 
+from .arguments import Parser, factor, whole
 from .environment import environment, write_json
 from .metrics import psnr, spread
 from .workload import CALIBRATION_SEED, EVALUATION_SEED, WORKLOADS, Batch, Workload
@@ -68,14 +67,14 @@ def _compiled(model: nn.Module, kind: str | None) -> nn.Module:
 @torch.no_grad()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse options, measure, print and write after each row."""
-    parser = argparse.ArgumentParser(prog="python -m bench.slot_formats", description=__doc__)
+    parser = Parser("bench.slot_formats", __doc__)
     parser.add_argument("--models", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
-    parser.add_argument("--speedups", nargs="+", type=float, default=[3.0])
-    parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("--calibration", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("--speedups", nargs="+", type=factor, default=[3.0])
+    parser.add_argument("--samples", type=whole, default=32)
+    parser.add_argument("--calibration", type=whole, default=8)
+    parser.add_argument("--batch", type=whole, default=8)
+    parser.add_argument("--steps", type=whole, default=50)
+    parser.out()
     given = parser.parse_args(arguments)
     document: dict[str, Any] = {
         "environment": environment("bench.slot_formats"),

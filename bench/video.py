@@ -8,11 +8,9 @@ goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import time
-import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .arguments import COMPILERS, Parser, folder, plain_messages, whole
 from .environment import environment, write_json
 from .timing import timed
 from .video_report import film_sheet, make_rows, make_table
@@ -203,22 +202,23 @@ def _same_settings(settings: Settings, path: Path) -> None:
     path.write_text(json.dumps(mine))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse options and run."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser("bench.video", __doc__)
     parser.add_argument("--model", choices=sorted(VIDEO_WORKLOADS), required=True)
-    parser.add_argument("--steps", type=int, help="50 for Wan, 25 for SVD, if not given")
-    parser.add_argument("--clips", type=int, default=Settings.clips)
-    parser.add_argument("--batch", type=int, default=Settings.batch)
+    parser.add_argument("--steps", type=whole, help="50 for Wan, 25 for SVD, if not given")
+    parser.add_argument("--clips", type=whole, default=Settings.clips)
+    parser.add_argument("--batch", type=whole, default=Settings.batch)
     seed = "first seed of the held-out clips"
     parser.add_argument("--seed", type=int, default=Settings.seed, help=seed)
-    parser.add_argument("--inner", default="inductor", help="compiler of the parts")
+    parser.add_argument(
+        "--inner", choices=COMPILERS, default="inductor", help="compiler of the parts"
+    )
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes, no use")
-    parser.add_argument("--out", type=Path, default=Path("out/video"))
-    parser.add_argument("--work", type=Path, help="kept results; out/video/MODEL if not given")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    warnings.filterwarnings("ignore", category=UserWarning)
+    parser.add_argument("--out", type=folder, default=Path("out/video"))
+    parser.add_argument("--work", type=folder, help="kept results; out/video/MODEL if not given")
+    args = parser.parse_args(arguments)
+    plain_messages()
     steps = args.steps or VIDEO_WORKLOADS[args.model].steps
     settings = Settings(args.model, steps, args.clips, args.batch, inner=args.inner, seed=args.seed)
     if args.quick:

@@ -279,7 +279,7 @@ def measured(way: Way, loop: Loop, rounds: int) -> dict[str, Any]:
 
     if way.shared not in loop.made:
         afresh(loop)
-    started = time.perf_counter()
+    started = began = time.perf_counter()
     try:
         model = way.prepare(loop)
         for _ in range(2):  # compiles, captures, fills the allocator
