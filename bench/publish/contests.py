@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from operator import truediv
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from ..walls import best_walls
@@ -25,6 +26,8 @@ NAMES = {
     "diffusers-pab": "diffusers PAB",
     "cache-dit-dbcache": "cache-dit DBCache",
     "cache-dit-taylorseer": "cache-dit DBCache + TaylorSeer",
+    "deepcache": "DeepCache, in ditcache",
+    "deepcache-helper": "DeepCache, its authors' helper",
 }
 SHORT = {"ditcache": 2, "baseline": 2, "library": 2}
 """How many of each kind a short table shows, the best first."""
@@ -34,24 +37,26 @@ def table_of(cells: list[Record], uncached: Record) -> str:
     """Cells of one budget, by PSNR."""
     picture = any("EffLite0-distance" in c["over_samples"] for c in cells)
     sim = "EffLite0-caption-sim" if picture else "class_accuracy"
-    frechet = cells[0].get("frechet")
+    real = uncached.get("set", {}).get("frechet:real")
+    frechet = cells[0].get("frechet") if real is not None else None
+    likeness = any(sim in c["over_samples"] for c in cells)
     head = ["", "MACs fewer", "PSNR, mean (95%)", "median", "worst 5%", "SSIM"]
     head += ["EffLite0-distance"] if picture else []
     head += [f"{frechet} to real"] if frechet else []
-    head += [{"class_accuracy": "right class"}.get(sim, "caption sim")]
+    head += [{"class_accuracy": "right class"}.get(sim, "caption sim")] if likeness else []
     rows: list[list[str]] = []
     if uncached.get("set"):
         rows.append(
             ["uncached", "1.00x", "", "", "", ""]
             + ([""] if picture else [])
-            + ([number(uncached["set"].get("frechet:real"), _form(uncached))] if frechet else [])
-            + [mean(uncached.get("over_samples", {}), sim, ".4f")]
+            + ([number(real, _form(uncached))] if frechet else [])
+            + ([mean(uncached.get("over_samples", {}), sim, ".4f")] if likeness else [])
         )
     for cell in cells:
         over, psnr = cell["over_samples"], cell["over_samples"]["psnr"]
         rows.append(
             [
-                named(cell["contestant"]),
+                named(cell["contestant"]) + _stopped(cell, uncached),
                 times(cell["macs_reduction"]),
                 f"{psnr['mean']:.1f} ({psnr['low']:.1f}–{psnr['high']:.1f})",
                 f"{psnr['median']:.1f}",
@@ -60,7 +65,7 @@ def table_of(cells: list[Record], uncached: Record) -> str:
             ]
             + ([mean(over, "EffLite0-distance", ".4f")] if picture else [])
             + ([number(cell["set"].get("frechet:real"), _form(cell))] if frechet else [])
-            + [mean(over, sim, ".4f")]
+            + ([mean(over, sim, ".4f")] if likeness else [])
         )
     return markdown_table(head, rows)
 
@@ -124,25 +129,27 @@ def leads(results: Path, name: str) -> str:
 def walls(results: Path, name: str) -> str:
     """Whole loops timed in turns; each contestant's faster variant, eager or compiled."""
     found = read(results, f"bench-{name}")
-    reductions = {(c["contestant"], c["budget"]): c["macs_reduction"] for c in judged(found)}
     rows: list[list[str]] = []
     for record in found["walls"]:
         budget = record["budget"]
+        compiled = record["walls"]["uncached inductor"]
+        work = {c["contestant"]: c for c in record["cells"]}
         fastest = sorted(best_walls(record).items(), key=lambda item: -item[1]["speedup"])
         for contestant, wall in fastest:
-            reduction = reductions.get((contestant, budget))
+            cell = work.get(contestant, {})
             low, high = wall["range"]
             rows.append(
                 [
                     f"{budget:g}x",
                     named(contestant),
                     wall["variant"],
-                    times(reduction),
+                    str(cell.get("computed_steps", "all")),
+                    times(cell.get("macs_reduction")),
                     f"{times(wall['speedup'])} ({low:.2f}–{high:.2f})",
-                    number(wall["speedup"] / reduction if reduction else None),
+                    times(median(map(truediv, compiled["seconds"], wall["seconds"]))),
                 ]
             )
-    head = ["", "", "compiled by", "MACs fewer", "speedup (range)", "realised"]
+    head = ["", "", "how", "steps in full", "MACs fewer", "over eager (range)", "over Inductor"]
     return markdown_table(head, rows)
 
 
@@ -158,6 +165,11 @@ def judged(found: Record) -> list[Record]:
 def named(contestant: str) -> str:
     """A contestant's name as it is shown."""
     return NAMES.get(contestant, contestant.replace("-best", ", best schedule"))
+
+
+def _stopped(cell: Record, uncached: Record) -> str:
+    """How many samples a contestant was stopped after, if it was."""
+    return f" ({cell['samples']})" if cell["samples"] < uncached["samples"] else ""
 
 
 def _form(cell: Record) -> str:
