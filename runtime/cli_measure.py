@@ -159,8 +159,9 @@ class Sizes(TypedDict):
 
 
 def _request(model: str, inputs: Path | None, sizes: Sizes, dtype: str, device: str) -> Request:
-    from ..bench.compare.subjects import Request
+    from ..bench.compare.subjects import Request, check_name
 
+    check_name(model)
     where = _device(device)
     given = str(inputs.resolve()) if inputs else None
     return Request(model=model, inputs=given, dtype=_dtype(dtype, where), device=where, **sizes)

@@ -15,6 +15,8 @@ from .subjects import Request
 
 SETTINGS, JUDGED = "settings.json", "quality.jsonl"
 JOURNAL, TIMES = "runs.jsonl", "times.jsonl"
+# The event of a model or inputs that no method could use.
+UNUSABLE = "unusable"
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from .combine import Refused, together
 from .frames import frames_path, load_frames, slug
 from .judge import Looks, judge
 from .methods import BASELINE
-from .settings import JUDGED, Journal, Settings
-from .subjects import Subject, load
+from .settings import JUDGED, UNUSABLE, Journal, Settings
+from .subjects import Subject, SubjectError, load
 
 POLL_SECONDS = 0.5
 # What a process gets beside this one's environment: one Inductor worker, no progress bars.
@@ -40,10 +40,15 @@ class Study:
         if settings.only_timing and ended >= {*settings.names}:
             self.journal.drop(lambda _: False)  # all is there: measure it once more
         # What could not run is tried again: weights may be there by now.
-        self.journal.drop(lambda line: line["event"] != "failed")
+        self.journal.drop(lambda line: line["event"] not in ("failed", UNUSABLE))
 
     def run(self) -> None:
-        """Generate what is missing, then judge it."""
+        """Generate what is missing, then judge it.
+
+        Raises:
+            SubjectError: a process found that the model or its inputs cannot be used at all.
+
+        """
         columns = (
             TextColumn("{task.description:>14}"),
             BarColumn(30),
@@ -84,6 +89,8 @@ class Study:
                 raise
         self._reread()
         progress.remove_task(task)
+        for line in self.journal.of(UNUSABLE, name):
+            raise SubjectError(line["reason"])
         ended = self.journal.of("failed", name)
         if process.returncode and not ended:
             said = (log.read_text().strip().splitlines() or ["nothing said"])[-1]

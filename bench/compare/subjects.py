@@ -113,6 +113,22 @@ class Request:
     weights: dict[str, str] = field(default_factory=dict[str, str])
 
 
+def check_name(model: str) -> None:
+    """Raise SubjectError at once for what is no model's name, before anyone asks the hub for it."""
+    from .small import SMALL
+
+    there = bool(model) and Path(model).expanduser().exists()
+    if model in SMALL or ":" in model or there:
+        return
+    looks_like_a_path = model.startswith((".", "/", "~")) or model.count("/") > 1
+    if "/" in model and not looks_like_a_path:
+        return  # ORG/NAME: the hub's business
+    raise SubjectError(
+        f"no model {model!r}: expected one of {', '.join(SMALL)}, a diffusers folder, "
+        "a hub name (ORG/NAME) or package.module:factory"
+    )
+
+
 def load(request: Request) -> Subject:
     """Load a small model by name, `package.module:factory`, or a diffusers folder or hub name.
 
@@ -124,6 +140,7 @@ def load(request: Request) -> Subject:
     """
     from .small import SMALL
 
+    check_name(request.model)
     dtype = getattr(torch, request.dtype)
     if request.model in SMALL:
         subject = SMALL[request.model](request)

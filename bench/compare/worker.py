@@ -20,7 +20,7 @@ from .frames import frames_path, save_frames
 from .inputs import Sample
 from .meter import Meter, counting, wait_for_device
 from .methods import Method, MethodError, Refused, Setup
-from .settings import Journal, Settings, saved_key
+from .settings import UNUSABLE, Journal, Settings, saved_key
 from .subjects import Subject, SubjectError, load
 
 
@@ -42,7 +42,9 @@ class Worker:
             todo = self._missing()
             if todo:
                 self._measure(todo)
-        except (MethodError, Refused, SubjectError) as error:
+        except SubjectError as error:
+            self.journal.add(event=UNUSABLE, method=self.name, reason=str(error))
+        except (MethodError, Refused) as error:
             self.journal.add(event="failed", method=self.name, reason=str(error))
         except torch.OutOfMemoryError as error:
             self.journal.add(event="failed", method=self.name, reason=f"out of memory: {error}")

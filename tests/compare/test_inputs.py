@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ditcache.bench.compare.inputs import InputError, from_folder
-from ditcache.bench.compare.subjects import Request, SubjectError, load
+from ditcache.bench.compare.subjects import Request, SubjectError, check_name, load
 from PIL import Image
 
 
@@ -55,3 +55,14 @@ def test_a_plain_pipeline_gets_its_pictures_fitted(tmp_path):
     assert subject.kind == "image-to-video"
     assert subject.samples[0].image.size == (32, 32)
     assert subject.frames == 5
+
+
+@pytest.mark.parametrize("name", ["svd-emojy", "./absent", "/absent/model", "a/b/c", ""])
+def test_what_is_no_models_name_is_refused_before_the_hub_is_asked(name):
+    with pytest.raises(SubjectError, match="one of flux-emoji, wan-emoji, svd-emoji, a diffusers"):
+        check_name(name)
+
+
+def test_names_of_models_folders_factories_and_the_hub_are_names(tmp_path):
+    for name in ("wan-emoji", str(tmp_path), "package.module:factory", "org/name"):
+        check_name(name)

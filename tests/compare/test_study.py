@@ -65,7 +65,17 @@ def test_caching_runs_counts_and_says_what_it_did(tmp_path):
     assert plain == exact
 
 
+@pytest.mark.slow
+def test_a_model_that_cannot_be_used_ends_the_study_at_once(tmp_path, child_path, capsys):
+    arguments = ["compare", "tiny_pipelines:svd_pipeline", "--out", str(tmp_path)]
+    assert cli.main([*arguments, "--methods", "M1,M3-4", "--combine", ""]) == 2
+    assert "--inputs" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "work" / "logs").iterdir()) == ["M0.log"]
+
+
 def test_bad_input_is_one_line(tmp_path, capsys):
+    assert cli.main(["compare", "no-such-model", "--out", str(tmp_path)]) == 2
+    assert "expected one of flux-emoji, wan-emoji, svd-emoji" in capsys.readouterr().err
     assert compare(tmp_path, "--methods", "M99") == 2
     assert "unknown method 'M99'" in capsys.readouterr().err
     assert compare(tmp_path, "--weights", "lcm") == 2
