@@ -27,7 +27,7 @@ ALL_RAN, SOME_DID_NOT = 0, 1
 
 
 def run(settings: Settings, out: Path, work: Path, console: Console) -> int:
-    """Run or go on; 0 if every row is there, 1 if some could not run (each says why)."""
+    """Run or go on; 0 if all is there, 1 if rows or inputs are missing (each says why)."""
     study = Study(settings, work, console)
     study.run()
     rows = make_rows(settings, study.journal, study.judged)
@@ -45,10 +45,13 @@ def run(settings: Settings, out: Path, work: Path, console: Console) -> int:
     for row in rows:
         if row["status"] != "ok" or row["reason"]:
             console.print(f"{row['name']}: {row['status']}: {row['reason']}")
+    for one in document["skipped"]:
+        console.print(f"{one['name']}: left out: {one['reason']}")
     for one in document["recommendations"]:
         console.print(f"{one['goal']}: {one['name'] or 'none'} ({one['rule']})")
     console.print(f"written to {out / DOCUMENT}; make the page: ditcache report {out}")
-    return ALL_RAN if all(row["status"] == "ok" for row in rows) else SOME_DID_NOT
+    complete = all(row["status"] == "ok" for row in rows) and not document["skipped"]
+    return ALL_RAN if complete else SOME_DID_NOT
 
 
 def _document(settings: Settings, study: Study, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from torch import Tensor
 
 from .inputs import InputError, Sample, Skipped, from_folder
-from .subjects import Request, Subject, SubjectError
+from .subjects import Kind, Request, Subject, SubjectError
+
+if TYPE_CHECKING:
+    from ditcache.models.tiny import Prompts, VideoPrompts
 
 CALIBRATION_SEED = 1_000_000
 
@@ -21,28 +25,14 @@ def flux_emoji(request: Request) -> Subject:
     from ditcache.models import tiny
 
     dtype = getattr(torch, request.dtype)
-    pipeline = tiny.load_flux_emoji(request.device, dtype)
     known = tiny.flux_emoji_prompts(request.device, dtype)
-
-    def sample(prompts: tiny.Prompts, index: int, seed: int) -> Sample:
-        one = prompts[index]
-        return Sample(one.captions[0], seed, one.kwargs(), caption=one.captions[0])
-
-    held_out = known.evaluation
-    if request.prompts or request.inputs:
-        captions, skipped = _captions(request)
-        held_out = _embedded(captions, known)
-    else:
-        skipped = []
-    count = min(max(request.count, len(request.prompts)), len(held_out))
+    samples, skipped = _prompted(known, request)
     return Subject(
         name="flux-emoji",
-        pipeline=pipeline,
+        pipeline=tiny.load_flux_emoji(request.device, dtype),
         kind="text-to-image",
-        samples=[sample(held_out, i, request.seed + i) for i in range(count)],
-        calibration=[
-            sample(known, i, CALIBRATION_SEED + i) for i in range(known.calibration_count)
-        ],
+        samples=samples,
+        calibration=_calibration(known),
         arguments={"height": 64, "width": 64, "true_cfg_scale": 2.5},
         steps=25,
         skipped=skipped,
@@ -50,56 +40,21 @@ def flux_emoji(request: Request) -> Subject:
     )
 
 
-def _captions(request: Request) -> tuple[list[str], list[Skipped]]:
-    if request.prompts:
-        return list(request.prompts), []
-    assert request.inputs is not None
-    try:
-        made, skipped = from_folder(
-            Path(request.inputs), "text-to-image", request.count, request.seed
-        )
-    except InputError as error:
-        raise SubjectError(str(error)) from error
-    return [s.caption or "" for s in made], skipped
-
-
-def _embedded(captions: list[str], like: Any) -> Any:
-    """Any captions in the form of the prompts that come with the model."""
-    from ditcache.models.text import embed_captions
-
-    tokens, pooled = embed_captions(captions)
-    count = len(captions)
-    empty, empty_pooled = like.negative_prompt_embeds[0], like.negative_pooled_prompt_embeds[0]
-    return replace(
-        like,
-        captions=tuple(captions),
-        prompt_embeds=tokens.to(empty),
-        pooled_prompt_embeds=pooled.to(empty),
-        negative_prompt_embeds=empty.expand(count, -1, -1),
-        negative_pooled_prompt_embeds=empty_pooled.expand(count, -1),
-        calibration_count=0,
-    )
-
-
 def wan_emoji(request: Request) -> Subject:
-    """Text to video, nine frames of 32x32, guidance as a second call a step."""
+    """Text to video, nine frames of 32x32, guidance as a second call a step; prompts as above."""
     from ditcache.models import tiny
     from ditcache.models.tiny.video import INTERPOLATION_EMOJI
 
     dtype = getattr(torch, request.dtype)
-    prompts = tiny.wan_emoji_prompts(request.device, dtype)
-
-    def sample(index: int, seed: int) -> Sample:
-        one = prompts[index]
-        return Sample(one.captions[0], seed, one.kwargs(), caption=one.captions[0])
-
-    own, others = _split(prompts, request)
+    known = tiny.wan_emoji_prompts(request.device, dtype)
+    samples, skipped = _prompted(known, request)
     return Subject(
         name="wan-emoji",
         pipeline=tiny.load_wan_emoji(request.device, dtype),
         kind="text-to-video",
-        samples=[sample(i, request.seed + n) for n, i in enumerate(own)],
-        calibration=[sample(i, CALIBRATION_SEED + i) for i in others],
+        samples=samples,
+        skipped=skipped,
+        calibration=_calibration(known),
         arguments={"height": 32, "width": 32, "num_frames": 9, "guidance_scale": 3.0},
         steps=50,
         weights={"interpolation": str(INTERPOLATION_EMOJI)},
@@ -111,28 +66,27 @@ def svd_emoji(request: Request) -> Subject:
     from ditcache.models import tiny
     from ditcache.models.tiny.video import INTERPOLATION_EMOJI, SVD_EMOJI
 
+    if request.prompts:
+        raise SubjectError("svd-emoji starts from pictures; give --inputs, not prompts")
     frames = tiny.svd_emoji_frames()
 
     def sample(index: int, seed: int) -> Sample:
         (image,) = frames[index].images()
         return Sample(frames.captions[index], seed, {"image": image}, image=image)
 
-    own, others = _split(frames, request)
-    samples, skipped = [sample(i, request.seed + n) for n, i in enumerate(own)], []
+    first = frames.calibration_count
     if request.inputs:
-        try:
-            samples, skipped = from_folder(
-                Path(request.inputs), "image-to-video", request.count, request.seed
-            )
-        except InputError as error:
-            raise SubjectError(str(error)) from error
+        samples, skipped = _folder(request, "image-to-video")
+    else:
+        count = min(request.count, len(frames) - first)
+        samples, skipped = [sample(first + i, request.seed + i) for i in range(count)], []
     return Subject(
         name="svd-emoji",
         pipeline=tiny.load_svd_emoji(request.device, getattr(torch, request.dtype)),
         kind="image-to-video",
         samples=samples,
         skipped=skipped,
-        calibration=[sample(i, CALIBRATION_SEED + i) for i in others],
+        calibration=[sample(i, CALIBRATION_SEED + i) for i in range(first)],
         arguments={"height": 32, "width": 32, "num_frames": 9},
         steps=25,
         weights={
@@ -149,11 +103,53 @@ def svd_emoji(request: Request) -> Subject:
     )
 
 
-def _split(inputs: Any, request: Request) -> tuple[list[int], list[int]]:
-    """Indices of the samples and of the calibration inputs, which never overlap."""
-    first = inputs.calibration_count
-    count = min(request.count, len(inputs) - first)
-    return [first + i for i in range(count)], list(range(first))
+Known = TypeVar("Known", "Prompts", "VideoPrompts")
+
+
+def _prompted(known: Known, request: Request) -> tuple[list[Sample], list[Skipped]]:
+    """The model's own held-out prompts, or those that were asked for."""
+    skipped: list[Skipped] = []
+    held_out, count = known.evaluation, request.count
+    if request.prompts:
+        held_out, count = _embedded(list(request.prompts), known), len(request.prompts)
+    elif request.inputs:
+        made, skipped = _folder(request, "text-to-image")
+        held_out = _embedded([sample.caption or "" for sample in made], known)
+    count = min(count, len(held_out))
+    return [_sample(held_out, i, request.seed + i) for i in range(count)], skipped
+
+
+def _calibration(known: Known) -> list[Sample]:
+    return [_sample(known, i, CALIBRATION_SEED + i) for i in range(known.calibration_count)]
+
+
+def _sample(prompts: Known, index: int, seed: int) -> Sample:
+    one = prompts[index]
+    return Sample(one.captions[0], seed, one.kwargs(), caption=one.captions[0])
+
+
+def _folder(request: Request, kind: Kind) -> tuple[list[Sample], list[Skipped]]:
+    assert request.inputs is not None
+    try:
+        return from_folder(Path(request.inputs), kind, request.count, request.seed)
+    except InputError as error:
+        raise SubjectError(str(error)) from error
+
+
+def _embedded(captions: list[str], like: Known) -> Known:
+    """Any captions in the form of the prompts that come with the model."""
+    from ditcache.models.text import embed_captions
+
+    try:
+        tokens, pooled = embed_captions(captions)
+    except ImportError as error:
+        raise SubjectError(str(error)) from error
+    wanted = {"prompt_embeds": tokens, "pooled_prompt_embeds": pooled}
+    tensors: dict[str, Tensor] = {}
+    for name, own in like.kwargs().items():
+        empty = own[:1].expand(len(captions), *own.shape[1:])
+        tensors[name] = wanted[name].to(own) if name in wanted else empty
+    return replace(like, captions=tuple(captions), calibration_count=0, **tensors)
 
 
 SMALL: dict[str, Callable[[Request], Subject]] = {

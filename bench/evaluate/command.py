@@ -81,7 +81,8 @@ def prepare(settings: Settings, prompts: Path | None) -> tuple[Subject, list[Ski
     """
     request = settings.request
     if prompts is None:
-        subject, skipped = load(replace(request, count=settings.count)), []
+        subject = load(replace(request, count=settings.count))
+        skipped = subject.skipped
         own = subject.samples
     else:
         texts, skipped = load_prompts(prompts)
