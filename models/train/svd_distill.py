@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from .common import TINY, planar_temporal_convolutions, write_half
-from .fitting import add_options, begin, fit
+from .common import TINY, planar_temporal_convolutions
+from .distilling import copies, distil, distillation_parser, pseudo_huber
+from .fitting import begin
 from .svd import SIGMA_LOG_MEAN, SIGMA_LOG_STD, Batch, prepare, velocity_of
 
 SIGMA_MIN, SIGMA_MAX, LEVELS = 0.002, 100.0, 40
@@ -124,10 +124,7 @@ def consistency_loss(
     ratio = (low / high).view(-1, 1, 1, 1, 1)
     with torch.no_grad():
         wanted = target(clean + ratio * (x - clean), low, batch)
-    apart = (student(x, high, batch) - wanted).square().sum(dim=(1, 2, 3, 4))
-    # The constant is the method's own proposal for this many dimensions.
-    constant = 0.00054 * x[0].numel() ** 0.5
-    return ((apart + constant**2).sqrt() - constant).mean()
+    return pseudo_huber(student(x, high, batch), wanted)
 
 
 def guidance_loss(
@@ -153,9 +150,7 @@ def train(args: argparse.Namespace) -> None:
     teacher.requires_grad_(False)
     planar_temporal_convolutions(teacher)
     consistency = args.kind == "consistency"
-    unet = consistency_unet(teacher) if consistency else copy.deepcopy(teacher)
-    unet.requires_grad_(True)
-    averaged = copy.deepcopy(unet).requires_grad_(False)
+    unet, averaged = copies(consistency_unet(teacher) if consistency else teacher)
     student, target = Student(unet), Student(averaged)
 
     def loss_of(_step: int) -> Tensor:
@@ -164,32 +159,22 @@ def train(args: argparse.Namespace) -> None:
             return consistency_loss(student, target, teacher, batch, args.guidance)
         return guidance_loss(unet, teacher, batch, args.guidance)
 
-    fit(
+    distil(
         unet,
         loss_of,
         args,
-        name=f"svd_{args.kind}",
-        write=partial(
-            write_half, out=args.folder / ("unet-4-steps" if consistency else "unet-guided")
-        ),
-        log_to=args.folder / f"{args.kind}_log.json",
-        betas=(0.9, 0.999),
-        weight_decay=0.0,
+        name="svd",
+        part="unet",
         target=averaged if consistency else None,
+        scheduler=scheduler() if consistency else None,
     )
-    if consistency:
-        scheduler().save_pretrained(str(args.folder / "scheduler-4-steps"))
 
 
 def main() -> None:
-    """Parse options and distil."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=["guidance", "consistency"])
-    add_options(parser, minutes=10, batch=8, lr=3e-4, ema=0.95, log_every=25, seed=1)
-    parser.add_argument("--guidance", type=float, default=2.0, help="scale at the last frame")
+    """Parse options and distil; the guidance is the scale at the last frame."""
+    parser = distillation_parser(__doc__, TINY / "svd-emoji", guidance=2.0, batch=8, ema=0.95)
     parser.add_argument("--count", type=int, default=256, help="the most animated clips")
     parser.add_argument("--cache", type=Path, help="where the clips are, or are fetched to")
-    parser.add_argument("--folder", type=Path, default=TINY / "svd-emoji", help="the teacher's")
     train(parser.parse_args())
 
 

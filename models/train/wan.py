@@ -42,11 +42,17 @@ def build(latent_channels: int, width: int, blocks: int) -> WanTransformer3DMode
         rope_max_seq_len=64,
     )
     zero_modulation(model)
-    # Under autocast these would be bf16, and Wan keeps the residual stream and the modulation in
-    # the type that they come in.
+    keep_residual_stream(model)
+    return model
+
+
+def keep_residual_stream(model: WanTransformer3DModel) -> None:
+    """Under autocast, keep the residual stream and the modulation in fp32.
+
+    Wan keeps them in the type that these two layers give, and that would be bf16.
+    """
     for name in ("patch_embedding", "condition_embedder.text_embedder"):
         model.get_submodule(name).register_forward_hook(lambda _m, _inputs, output: output.float())
-    return model
 
 
 def prepare(vae_path: Path, cache: Path | None, count: int) -> dict[str, torch.Tensor]:
@@ -61,6 +67,21 @@ def prepare(vae_path: Path, cache: Path | None, count: int) -> dict[str, torch.T
     return {"latents": (latents - mean) / std, "tokens": tokens}
 
 
+def velocity_of(
+    model: WanTransformer3DModel, x: torch.Tensor, sigma: torch.Tensor, tokens: torch.Tensor
+) -> torch.Tensor:
+    """Run the model at x = (1 - sigma) * data + sigma * noise [B, C, T, h, w]; gives fp32."""
+    timestep: torch.Tensor = 1000 * sigma
+    with torch.autocast("cpu", torch.bfloat16):
+        velocity = model(
+            hidden_states=x,
+            timestep=timestep,  # pyright: ignore[reportArgumentType] - any real number does
+            encoder_hidden_states=tokens,
+            return_dict=False,
+        )[0]
+    return velocity.float()
+
+
 def make_loss(
     model: WanTransformer3DModel,
 ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -70,15 +91,7 @@ def make_loss(
         data: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor, tokens: torch.Tensor
     ) -> torch.Tensor:
         mixed = data + sigma.view(-1, 1, 1, 1, 1) * (noise - data)
-        timestep: torch.Tensor = 1000 * sigma
-        with torch.autocast("cpu", torch.bfloat16):
-            velocity = model(
-                hidden_states=mixed,
-                timestep=timestep,  # pyright: ignore[reportArgumentType] - any real number does
-                encoder_hidden_states=tokens,
-                return_dict=False,
-            )[0]
-        return F.mse_loss(velocity.float(), noise - data)
+        return F.mse_loss(velocity_of(model, mixed, sigma, tokens), noise - data)
 
     return loss
 
