@@ -127,6 +127,21 @@ def test_lcm_takes_the_flow_scheduler_and_refuses_continuous_noise_levels(tmp_pa
         METHODS["M7"].prepare(other, setup("M7"))
 
 
+def test_lcm_takes_the_scheduler_beside_the_weights_before_the_subjects_own(tmp_path):
+    from diffusers import FlowMatchLCMScheduler
+
+    subject = tiny_pipelines.wan(Request("tiny-wan"))
+    subject.pipeline.transformer.save_pretrained(tmp_path / "transformer")
+    subject.weights["lcm"] = str(tmp_path)
+    FlowMatchLCMScheduler(shift=5.0).save_pretrained(str(tmp_path / "own"))
+    subject.schedulers["lcm"] = str(tmp_path / "own")
+    METHODS["M7"].prepare(subject, setup("M7"))
+    assert subject.pipeline.scheduler.config.shift == 5.0
+    FlowMatchLCMScheduler(shift=2.0).save_pretrained(str(tmp_path / "scheduler"))
+    METHODS["M7"].prepare(subject, setup("M7"))
+    assert subject.pipeline.scheduler.config.shift == 2.0
+
+
 @pytest.mark.parametrize(
     ("frames", "ratio", "keys"), [(25, 1, 13), (14, 1, 8), (9, 4, 5), (2, 1, 2)]
 )

@@ -34,11 +34,11 @@ class LatentConsistency(Method):
 
 
 def _scheduler(subject: Subject, where: Path) -> Any:
-    beside = Path(subject.schedulers.get("lcm", where / "scheduler"))
-    configured = beside / "scheduler_config.json"
-    if configured.is_file():
-        name = json.loads(configured.read_text())["_class_name"]
-        return getattr(diffusers, name).from_pretrained(str(configured.parent))
+    for beside in (where / "scheduler", Path(subject.schedulers.get("lcm", where))):
+        configured = beside / "scheduler_config.json"
+        if configured.is_file():
+            name = json.loads(configured.read_text())["_class_name"]
+            return getattr(diffusers, name).from_pretrained(str(beside))
     config = subject.pipeline.scheduler.config
     flow = "FlowMatch" in type(subject.pipeline.scheduler).__name__
     if flow or config.get("use_flow_sigmas"):
