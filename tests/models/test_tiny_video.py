@@ -101,12 +101,39 @@ def test_guided_model_is_nearer_to_guidance_in_one_call_than_the_full_one():
     assert (guided - wanted).square().mean() < 0.7 * (free - wanted).square().mean()
 
 
-def test_unknown_and_missing_variants_say_what_to_do(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["svd", "wan"])
+def test_unknown_and_missing_variants_say_what_to_do(name, monkeypatch, tmp_path):
+    load = getattr(tiny, f"load_{name}_emoji")
     with pytest.raises(ValueError, match="four-step"):
-        tiny.load_svd_emoji(variant="five-step")
-    monkeypatch.setattr("ditcache.models.tiny.video.SVD_EMOJI", tmp_path)
-    with pytest.raises(FileNotFoundError, match="svd_distill"):
-        tiny.load_svd_emoji(variant="guided")
+        load(variant="five-step")
+    monkeypatch.setattr(f"ditcache.models.tiny.video.{name.upper()}_EMOJI", tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"{name}_distill guidance"):
+        load(variant="guided")
+    with pytest.raises(FileNotFoundError, match=f"{name}_distill consistency"):
+        load(variant="four-step")
+
+
+def test_wan_gives_guidance_in_one_call():
+    prompts = tiny.wan_emoji_prompts().evaluation[:8]
+    settings = {"num_frames": 9, "num_inference_steps": 12}
+    wanted = animate(tiny.load_wan_emoji(), prompts, guidance_scale=3.0, **settings)
+    guided = animate(tiny.load_wan_emoji(variant="guided"), prompts, guidance_scale=1.0, **settings)
+    free = animate(tiny.load_wan_emoji(), prompts, guidance_scale=1.0, **settings)
+    assert (guided - wanted).square().mean() < 0.2 * (free - wanted).square().mean()
+
+
+def test_wan_in_four_steps_shows_its_captions_and_moves():
+    prompts = tiny.wan_emoji_prompts().evaluation[:16]
+    originals = tiny.svd_emoji_frames().named(*prompts.captions).frames / 255
+    torch.manual_seed(0)  # the four-step scheduler draws from the global generator
+    clips = animate(
+        tiny.load_wan_emoji(variant="four-step"), prompts,
+        num_frames=9, guidance_scale=1.0, num_inference_steps=4,
+    )  # fmt: skip
+    coarse = [torch.nn.functional.avg_pool2d(x, 4).flatten(1) for x in (clips[:, 0], originals)]
+    nearest = torch.cdist(*coarse).argmin(dim=1)
+    assert (nearest == torch.arange(16)).float().mean() >= 0.5
+    assert (clips.diff(dim=1).abs().mean(dim=(1, 2, 3, 4)) > 0.005).float().mean() >= 0.75
 
 
 def test_interpolation_puts_frames_between():
