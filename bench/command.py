@@ -57,8 +57,10 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="seconds, and numbers of no use")] = False,
     walls: Annotated[bool, typer.Option("--walls", help="time what is there, alone")] = False,
     report: Annotated[bool, typer.Option("--report", help="only show what is there")] = False,
-    rounds: Annotated[int, typer.Option(help="rounds of timing")] = 5,
-    out: Annotated[Path, typer.Option(help="where everything goes")] = Path("out/bench"),
+    rounds: Annotated[int, typer.Option(help="rounds of timing", min=1)] = 5,
+    out: Annotated[Path, typer.Option(help="folder for everything", file_okay=False)] = Path(
+        "out/bench"
+    ),
 ) -> None:
     """Compare caching methods at equal MACs on held-out prompts and seeds; resumes by itself."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

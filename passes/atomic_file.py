@@ -17,6 +17,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Raises `OSError` if the folder cannot be made or written; `path` is then as it was.
     """
     target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"{path}: a folder; expected the path of a file")
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     temporary = Path(name)

@@ -172,7 +172,8 @@ def _load(path: Path) -> Plan | Profile:
     except FileNotFoundError:
         raise _Refused(f"{path}: no such file") from None
     # JSON text begins with a brace; safetensors with the length of its header.
-    return Plan.load(path) if head.lstrip()[:1] == b"{" else Profile.load(path)
+    is_plan = head.lstrip()[:1] == b"{" or path.suffix == ".json"
+    return Plan.load(path) if is_plan else Profile.load(path)
 
 
 def _version(package: str) -> str:

@@ -21,11 +21,11 @@ MODEL = (
 WIDTH = 180  # the tables of these verbs have many columns
 
 Model = Annotated[str, typer.Argument(help=MODEL)]
-Out = Annotated[Path, typer.Option(help="where results go")]
-Steps = Annotated[int | None, typer.Option(help="denoising steps of the baseline")]
-Frames = Annotated[int | None, typer.Option(help="frames of a video")]
-Height = Annotated[int | None, typer.Option(help="pixels")]
-Width = Annotated[int | None, typer.Option(help="pixels")]
+Out = Annotated[Path, typer.Option(help="folder for results", file_okay=False)]
+Steps = Annotated[int | None, typer.Option(help="denoising steps of the baseline", min=1)]
+Frames = Annotated[int | None, typer.Option(help="frames of a video", min=1)]
+Height = Annotated[int | None, typer.Option(help="pixels", min=1)]
+Width = Annotated[int | None, typer.Option(help="pixels", min=1)]
 Seed = Annotated[int, typer.Option(help="seed of the first sample; sample i has seed + i")]
 Dtype = Annotated[str, typer.Option(help="float16, bfloat16, float32; auto: float16 on a GPU")]
 Device = Annotated[str, typer.Option(help="cuda, cpu; auto: cuda if there is one")]
@@ -121,7 +121,7 @@ def evaluate(
             block=batch,
             plans=tuple(str(path) for path in plan or ()),
             speedups=tuple(speedup or ()),
-            inner=inner,
+            inner=_inner(inner),
             reference=reference,
             weights=_roles(weights),
         )
@@ -193,9 +193,22 @@ def _device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(name)
+    except RuntimeError:
+        raise typer.BadParameter(f"--device {name}: expected cpu, cuda or auto") from None
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise typer.BadParameter(f"--device {name}: this machine has no CUDA device")
     return name
+
+
+def _inner(name: str) -> str:
+    from .config import OptionError, parse
+
+    try:
+        return parse({"inner": name}).inner
+    except OptionError as error:
+        raise typer.BadParameter(f"--inner: {error}") from None
 
 
 def _dtype(name: str, device: str) -> str:
