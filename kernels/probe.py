@@ -128,37 +128,13 @@ def probe(
     starts the sum anew there; `sticky` never takes a flag back (a guard's). Raises ValueError for
     what the kernels do not take.
     """
-    data = reference.data if isinstance(reference, Packed) else reference
-    needs_values("probe", "value", value)
-    needs_device("probe", "the reference", data, value.device)
-    if data.shape[1:] != value.shape:
-        got, want = tuple(data.shape[1:]), tuple(value.shape)
-        raise ValueError(f"probe needs entries of the value's shape {want}, got {got}")
-    if not data.is_contiguous():
-        raise ValueError(f"probe takes a contiguous reference, got strides {data.stride()}")
-    needs_history("probe", len(data))
-    if isinstance(reference, Packed):
-        format_of(data, reference.scales)
-        needs_fp8(data.dtype, data.device)
+    _check(value, reference, weights, row, limit)
     if norm not in ("l1", "l2"):
         raise ValueError(f"probe knows the norms 'l1' and 'l2', got {norm!r}")
     if relative_to not in ("reference", "value"):
         raise ValueError(f"probe is relative to 'reference' or 'value', got {relative_to!r}")
-    if weights is None:
-        if len(data) != 1:
-            raise ValueError(f"probe needs weights for a reference of {len(data)} entries")
-    else:
-        needs_weights("probe", weights, None if weights.dim() == 1 else row, len(data))
-        needs_device("probe", "weights", weights, value.device)
-    needs_index("probe", "row", row, value.device)
     if (limit is None) != (verdict is None):
         raise ValueError("probe needs a limit and a verdict together")
-    if limit is not None:
-        plain = limit.dtype == torch.float32 and limit.dim() == 1 and limit.is_contiguous()
-        if not plain or len(limit) == 0 or (row is None and len(limit) != 1):
-            got = f"{limit.dtype}{list(limit.shape)}"
-            raise ValueError(f"probe needs a limit f32[1], or f32[steps] with a row, got {got}")
-        needs_device("probe", "limit", limit, value.device)
     if launches(value):
         return _probe_triton(
             value,
@@ -180,6 +156,41 @@ def probe(
         limit = row_of(limit, row if len(limit) > 1 else None)
         verdict_reference(figures, limit, verdict, accumulate=accumulate, sticky=sticky)
     return figures
+
+
+def _check(
+    value: Tensor,
+    reference: Tensor | Packed,
+    weights: Tensor | None,
+    row: Tensor | None,
+    limit: Tensor | None,
+) -> None:
+    """Raise ValueError for tensors that the kernels do not take."""
+    data = reference.data if isinstance(reference, Packed) else reference
+    needs_values("probe", "value", value)
+    needs_device("probe", "the reference", data, value.device)
+    if data.shape[1:] != value.shape:
+        got, want = tuple(data.shape[1:]), tuple(value.shape)
+        raise ValueError(f"probe needs entries of the value's shape {want}, got {got}")
+    if not data.is_contiguous():
+        raise ValueError(f"probe takes a contiguous reference, got strides {data.stride()}")
+    needs_history("probe", len(data))
+    if isinstance(reference, Packed):
+        format_of(data, reference.scales)
+        needs_fp8(data.dtype, data.device)
+    if weights is None:
+        if len(data) != 1:
+            raise ValueError(f"probe needs weights for a reference of {len(data)} entries")
+    else:
+        needs_weights("probe", weights, None if weights.dim() == 1 else row, len(data))
+        needs_device("probe", "weights", weights, value.device)
+    needs_index("probe", "row", row, value.device)
+    if limit is not None:
+        plain = limit.dtype == torch.float32 and limit.dim() == 1 and limit.is_contiguous()
+        if not plain or len(limit) == 0 or (row is None and len(limit) != 1):
+            got = f"{limit.dtype}{list(limit.shape)}"
+            raise ValueError(f"probe needs a limit f32[1], or f32[steps] with a row, got {got}")
+        needs_device("probe", "limit", limit, value.device)
 
 
 def _probe_triton(

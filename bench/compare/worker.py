@@ -75,63 +75,72 @@ class Worker:
         fingerprint = subject.fingerprint_of_weights()
         self.setup = Setup(names=tuple(m.name for m in self.methods))
         self.setup.seconds["load"] = time.perf_counter() - started
-        full, frames = subject.steps, subject.frames
-        raw = list(subject.denoisers.values())
         with torch.inference_mode(False), torch.no_grad():
-            for method in self.methods:
-                method.prepare(subject, self.setup)
-            if all(a is b for a, b in zip(raw, subject.denoisers.values(), strict=True)):
-                modules = raw
-            else:
-                modules = [getattr(m, "_orig_mod", m) for m in subject.denoisers.values()]
-            with self.setup.clocked("first generation"):
-                subject.generate(subject.samples[0])
-            for method in self.methods:
-                method.finish(subject, self.setup)
-            meter = Meter(subject.pipeline)
-            with self.setup.clocked("warm-up"):
-                self._generate(subject, meter, subject.samples[0])
-            work = self._count(subject, modules)
-            self.journal.add(
-                event="prepared",
-                method=self.name,
-                model=subject.name,
-                kind=subject.kind,
-                fingerprint=fingerprint,
-                samples=len(subject.samples),
-                names=[s.name for s in subject.samples],
-                skipped=[asdict(s) for s in subject.skipped],
-                full_steps=full,
-                steps=subject.steps,
-                frames=frames or 1,
-                arguments={k: v for k, v in subject.arguments.items() if _plain(v)},
-                seconds={k: round(v, 3) for k, v in self.setup.seconds.items()},
-                notes=self.setup.notes,
-                quality_only=self.setup.quality_only,
-                gpu_sensor=meter.gpu.missing,
-                weight_bytes=_weight_bytes(modules),
-                **work,
-            )
+            meter = self._prepare(subject, fingerprint)
             todo = self._todo(len(subject.samples)) if todo[0][0] < 0 else todo
             for index, repeat in todo:
-                sample = subject.samples[index]
-                made, cost = self._generate(subject, meter, sample)
-                finite = True
-                if repeat == 0 and not self.settings.only_timing:
-                    finite = save_frames(frames_path(self.out, self.name, sample.name), made)
-                self.journal.add(
-                    event="run",
-                    method=self.name,
-                    sample=index,
-                    repeat=repeat,
-                    frames=len(made),
-                    finite=finite,
-                    **{k: round(v, 5) if v is not None else None for k, v in asdict(cost).items()},
-                )
+                self._sample(subject, meter, index, repeat)
         facts: dict[str, object] = {}
         for method in self.methods:
             facts |= method.facts(subject)
         self.journal.add(event="finished", method=self.name, facts=facts)
+
+    def _prepare(self, subject: Subject, fingerprint: str) -> Meter:
+        """Put the methods into the pipeline, warm up, count; all that is known goes on record."""
+        full, frames = subject.steps, subject.frames
+        raw = list(subject.denoisers.values())
+        for method in self.methods:
+            method.prepare(subject, self.setup)
+        if all(a is b for a, b in zip(raw, subject.denoisers.values(), strict=True)):
+            modules = raw
+        else:
+            modules = [getattr(m, "_orig_mod", m) for m in subject.denoisers.values()]
+        with self.setup.clocked("first generation"):
+            subject.generate(subject.samples[0])
+        for method in self.methods:
+            method.finish(subject, self.setup)
+        meter = Meter(subject.pipeline)
+        with self.setup.clocked("warm-up"):
+            self._generate(subject, meter, subject.samples[0])
+        work = self._count(subject, modules)
+        self.journal.add(
+            event="prepared",
+            method=self.name,
+            model=subject.name,
+            kind=subject.kind,
+            fingerprint=fingerprint,
+            samples=len(subject.samples),
+            names=[s.name for s in subject.samples],
+            skipped=[asdict(s) for s in subject.skipped],
+            full_steps=full,
+            steps=subject.steps,
+            frames=frames or 1,
+            arguments={k: v for k, v in subject.arguments.items() if _plain(v)},
+            seconds={k: round(v, 3) for k, v in self.setup.seconds.items()},
+            notes=self.setup.notes,
+            quality_only=self.setup.quality_only,
+            gpu_sensor=meter.gpu.missing,
+            weight_bytes=_weight_bytes(modules),
+            **work,
+        )
+        return meter
+
+    def _sample(self, subject: Subject, meter: Meter, index: int, repeat: int) -> None:
+        """Generate one sample, measured; its frames are kept of the first repeat."""
+        sample = subject.samples[index]
+        made, cost = self._generate(subject, meter, sample)
+        finite = True
+        if repeat == 0 and not self.settings.only_timing:
+            finite = save_frames(frames_path(self.out, self.name, sample.name), made)
+        self.journal.add(
+            event="run",
+            method=self.name,
+            sample=index,
+            repeat=repeat,
+            frames=len(made),
+            finite=finite,
+            **{k: round(v, 5) if v is not None else None for k, v in asdict(cost).items()},
+        )
 
     def _generate(self, subject: Subject, meter: Meter, sample: Sample):
         def post(frames: torch.Tensor) -> torch.Tensor:
