@@ -38,6 +38,9 @@ class Sample:
         same = self.shape[keep:] == tuple(plan.shape[keep:]) and len(self.shape) == len(plan.shape)
         return same and plan.dtype in (None, self.dtype)
 
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
 
 @dataclass
 class GenerationState:
