@@ -150,6 +150,8 @@ class Plan:
             text = Path(path).read_bytes().decode()
         except FileNotFoundError:
             raise PlanError(f"{path}: no such plan file") from None
+        except IsADirectoryError:
+            raise PlanError(f"{path}: a folder; expected a plan file") from None
         except UnicodeDecodeError:
             raise PlanError(f"{path}: not a plan (not text); expected {FORMAT} JSON") from None
         try:

@@ -20,7 +20,7 @@ from .frontier import Frontier, frontier_of
 from .guidance import conditional, solved_scale
 from .plan_format import Plan, PlanError, RegionSchedule, is_monotone
 from .plan_parts import DENOISER
-from .portfolio import FEWEST, POLICIES, guided_gram, solve, steps_for
+from .portfolio import FEWEST, POLICIES, check_budget, guided_gram, solve, steps_for
 from .solver_weights import from_grid, impulse_response
 
 if TYPE_CHECKING:
@@ -98,19 +98,12 @@ def make_plan(
         )
     if options:
         raise PlanError(f"policy {policy!r} has no option {next(iter(options))!r}, only a budget")
+    check_budget(computed_steps=computed_steps, speedup=speedup, max_error=max_error)
     target = onto(profile, timesteps)
     c, solver = solver_weights(profile, target, scheduler)
-    steps, outside = len(target.timesteps), target.before + target.after
-    if max_error is None and (speedup is None) != (computed_steps is None):
-        n = steps_for(steps, computed_steps=computed_steps, speedup=speedup) - outside
-        if n < min(FEWEST, steps - outside):
-            raise PlanError(
-                f"{outside} of the {steps} steps lie outside the calibrated range "
-                f"[{profile.timesteps[-1]:g}, {profile.timesteps[0]:g}] and have to compute, which "
-                f"leaves {n} for the others; allow {outside + FEWEST} or more computed steps, or "
-                "calibrate on this grid"
-            )
-        computed_steps, speedup = n, None
+    if max_error is None:
+        n = steps_for(len(target.timesteps), computed_steps=computed_steps, speedup=speedup)
+        computed_steps, speedup = _covered(profile, target, n), None
     scale = profile.guidance if guidance is None else guidance
     solved = solved_scale(profile.guidance, scale)
     chosen = [region for region in profile.regions if region.region == DENOISER]
@@ -142,6 +135,20 @@ def make_plan(
         dtype=chosen[0].dtype if chosen else None,
         **evidence,
     ).validate()
+
+
+def _covered(profile: Profile, target: Target, n: int) -> int:
+    """How many of n computed steps lie in the calibrated range; PlanError if too few do."""
+    steps, outside = len(target.timesteps), target.before + target.after
+    left = n - outside  # what lies outside always computes
+    if left < min(FEWEST, steps - outside):
+        raise PlanError(
+            f"{outside} of the {steps} steps lie outside the calibrated range "
+            f"[{profile.timesteps[-1]:g}, {profile.timesteps[0]:g}] and have to compute, which "
+            f"leaves {left} for the others; allow {outside + FEWEST} or more computed steps, or "
+            "calibrate on this grid"
+        )
+    return left
 
 
 def _of_zoo(
@@ -200,9 +207,14 @@ def onto(profile: Profile, timesteps: Sequence[float] | None) -> Target:
     own = np.asarray(profile.timesteps, dtype=np.float64)
     if timesteps is None:
         return Target(own, 0, 0, None)
-    grid = np.asarray(timesteps, dtype=np.float64)
+    try:
+        grid = np.asarray(timesteps, dtype=np.float64)
+    except (TypeError, ValueError):
+        grid = np.empty(0)
     if grid.ndim != 1 or len(grid) < 3 or not is_monotone(grid):
-        raise PlanError("timesteps= must be at least 3 finite numbers, strictly monotone")
+        raise PlanError(
+            f"timesteps= must be at least 3 finite numbers, strictly monotone, got {timesteps!r}"
+        )
     sign = np.sign(own[-1] - own[0])
     if np.sign(grid[-1] - grid[0]) != sign:
         raise PlanError("timesteps= runs against the profile's grid; reverse it")

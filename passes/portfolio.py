@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 import numpy as np
 import numpy.typing as npt
@@ -91,14 +92,10 @@ def solve(
         raise PlanError(f"unknown policy {policy!r}; known are {', '.join(POLICIES)}")
     x = np.asarray(timesteps, dtype=np.float64)
     gram, c = (gram + gram.T) / 2, np.asarray(c, dtype=np.float64)
-    budgets = [b for b in (computed_steps, speedup, max_error) if b is not None]
-    if len(budgets) != 1:
-        raise PlanError("give exactly one of computed_steps, speedup and max_error")
+    check_budget(computed_steps=computed_steps, speedup=speedup, max_error=max_error)
     if max_error is None:
         n = steps_for(len(x), computed_steps=computed_steps, speedup=speedup)
         return _solve(gram, x, c, n, policy=policy, region=region, search=search)
-    if not max_error >= 0.0:
-        raise PlanError(f"max_error must be a relative error of at least 0, got {max_error}")
     low, high = min(FEWEST, len(x)), len(x)
     best = _solve(gram, x, c, high, policy=policy, region=region, search=search)
     while low < high:
@@ -111,12 +108,29 @@ def solve(
     return best
 
 
+def check_budget(
+    *, computed_steps: object = None, speedup: object = None, max_error: object = None
+) -> None:
+    """Raise `PlanError` unless exactly one budget is given, and is a number that can be one."""
+    if sum(b is not None for b in (computed_steps, speedup, max_error)) != 1:
+        raise PlanError("give exactly one of computed_steps, speedup and max_error")
+    if computed_steps is not None and not isinstance(computed_steps, Integral):
+        raise PlanError(f"computed_steps must be a whole number, got {computed_steps!r}")
+    if speedup is not None and not 1.0 <= _number(speedup) < math.inf:
+        raise PlanError(f"speedup must be a number of at least 1, got {speedup!r}")
+    if max_error is not None and not _number(max_error) >= 0.0:
+        raise PlanError(f"max_error must be a relative error of at least 0, got {max_error!r}")
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, Real) else math.nan
+
+
 def steps_for(steps: int, *, computed_steps: int | None, speedup: float | None) -> int:
     """Return the computed steps for a budget on a grid of `steps`; `PlanError` if out of reach."""
+    check_budget(computed_steps=computed_steps, speedup=speedup)
     fewest = min(FEWEST, steps)
     if speedup is not None:
-        if not (math.isfinite(speedup) and speedup >= 1.0):
-            raise PlanError(f"speedup must be a number of at least 1, got {speedup}")
         # The small addition makes 50 / 2.5 come out as 20 whatever the rounding.
         n = math.floor(steps / speedup + 1e-9)
         if n < fewest:

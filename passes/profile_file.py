@@ -51,6 +51,8 @@ def read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Array]]:
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise ProfileError(f"{path}: no such profile file") from None
+    except IsADirectoryError:
+        raise ProfileError(f"{path}: a folder; expected a profile file") from None
     metadata = _metadata(data)
     if metadata.get("format") != FORMAT:
         raise ProfileError(f"{path}: not a profile (expected safetensors of format {FORMAT})")

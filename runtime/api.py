@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ..passes.plan_format import Plan, PlanError
+from ..passes.plan_format import Plan
+from ..passes.portfolio import check_budget
 from ..passes.profile import Profile, ProfileError
 from . import pipelines, shortcut
 from .profiling import make_profile
@@ -20,6 +21,7 @@ from .summary import summary_of
 from .tune import Tuner, collecting, final_of, run_one, tune_plan
 from .tune_parts import best_part
 
+_KINDS = ("denoiser", "block", "branch", "deep")
 _HOW = 'compile it first: model = torch.compile(model, backend="ditcache")'
 
 
@@ -44,21 +46,26 @@ def calibrate(
     as they were.
 
     Raises ProfileError if generate never called the compiled model, if generations differ in
-    grid or shape, or if an output is not finite; ValueError for samples < 1.
+    grid or shape, if an output is not finite, or for a region that does not exist; ValueError for
+    samples or width below 1.
     """
-    if samples < 1:
-        raise ValueError(f"calibrate needs samples >= 1, got {samples}")
-    if width < 1:
-        raise ValueError(f"calibrate needs width >= 1, got {width}")
+    _at_least_one("calibrate", "samples", samples)
+    _at_least_one("calibrate", "width", width)
+    if not callable(generate):
+        raise TypeError(
+            f"expected generate, a function of a sample's index, got {type(generate).__name__}"
+        )
     pipelines.install()
     session = _made(model)
-    kinds = tuple(dict.fromkeys(("denoiser", *regions)))
+    named = (regions,) if isinstance(regions, str) else regions
+    kinds = tuple(dict.fromkeys(("denoiser", *named)))
     with collecting(session, width=0 if exact else width, kinds=kinds) as recordings:
         for i in range(samples):
             run_one(session, generate, i)
     profile = make_profile(
         recordings, session.signature or "", guidance=guidance, macs=session.macs or None
     )
+    _check_recorded(profile, kinds)
     profile = replace(profile, outline=session.outline)
     reference = profile.reference
     return profile if reference is None else replace(profile, reference=reference.called(samples))
@@ -102,35 +109,17 @@ def tune(
     Raises PlanError for a budget out of reach, or if nothing could be measured; ProfileError as
     `calibrate` does, or if the profile is of another model.
     """
-    budgets = [b for b in (speedup, computed_steps, max_error) if b is not None]
-    if len(budgets) != 1:
-        raise PlanError("give exactly one of computed_steps, speedup and max_error")
-    if candidates < 1:
-        raise ValueError(f"tune needs candidates >= 1, got {candidates}")
+    check_budget(speedup=speedup, computed_steps=computed_steps, max_error=max_error)
+    _at_least_one("tune", "candidates", candidates)
     if granularity not in ("denoiser", "auto"):
         raise ValueError(f"granularity must be 'denoiser' or 'auto', got {granularity!r}")
+    session = _made(model)
+    _check_of_model(_profile(profile), session.signature)
     finals: list[Any] | None = None
     if profile is None or profile.reference is None:
-        returned: list[Any] = []
-
-        def keep(i: int) -> None:
-            returned.append(generate(i))
-
-        recorded = calibrate(model, keep, samples)
-        if profile is not None and profile.signature != recorded.signature:
-            raise ProfileError(
-                f"the profile is of model {profile.signature}, this model is "
-                f"{recorded.signature}; calibrate this model"
-            )
-        profile = recorded
-        if profile.reference is None:
-            finals = [final_of(value) for value in returned]
-    session = _made(model)
-    if session.signature is not None and profile.signature != session.signature:
-        raise ProfileError(
-            f"the profile is of model {profile.signature}, this model is {session.signature}; "
-            "calibrate this model"
-        )
+        given = profile
+        profile, finals = _recorded(model, generate, samples)
+        _check_of_model(given, profile.signature)
     calls = samples if profile.reference is None else profile.reference.calls
     return tune_plan(
         Tuner(session, generate, profile, calls, finals),
@@ -182,10 +171,45 @@ def summary(model: torch.nn.Module) -> Summary:
     return summary_of(_session(model))
 
 
+def _at_least_one(function: str, argument: str, value: object) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{function} needs {argument} >= 1, a whole number, got {value!r}")
+
+
 def _made(model: torch.nn.Module) -> Session:
     session = session_of(_module(model), create=True)
     assert session is not None
     return session
+
+
+def _check_recorded(profile: Profile, asked: Iterable[str]) -> None:
+    """Raise ProfileError for a region that does not exist; a kind or role may have none."""
+    for name in asked:
+        may_lack = name.removesuffix(" delta") in _KINDS or "[" in name
+        if not may_lack and profile.region(name) is None:
+            raise ProfileError(
+                f"regions: this model has no region {name!r}; expected {', '.join(_KINDS)}, a "
+                "selector such as blocks[1:-1], or a name that ditcache-opt --stats lists"
+            )
+
+
+def _recorded(
+    model: torch.nn.Module, generate: Callable[[int], Any], samples: int
+) -> tuple[Profile, list[Any] | None]:
+    """A new profile, and what `generate` returned where only that can be compared."""
+    returned: list[Any] = []
+    profile = calibrate(model, lambda i: returned.append(generate(i)), samples)
+    known = profile.reference is not None
+    return profile, None if known else [final_of(value) for value in returned]
+
+
+def _check_of_model(profile: Profile | None, signature: str | None) -> None:
+    """Raise ProfileError for a profile of another model; a signature not yet known fits any."""
+    if profile is not None and signature is not None and profile.signature != signature:
+        raise ProfileError(
+            f"the profile is of model {profile.signature}, this model is {signature}; "
+            "calibrate this model"
+        )
 
 
 def _plan(given: object) -> Plan:
@@ -193,13 +217,21 @@ def _plan(given: object) -> Plan:
         return given
     if isinstance(given, (str, Path)):
         return Plan.load(given)
-    raise TypeError(f"expected a Plan or the path of one, got a {type(given).__name__}")
+    raise TypeError(f"expected a Plan or the path of one, got {type(given).__name__}")
+
+
+def _profile(given: object) -> Profile | None:
+    if given is None or isinstance(given, Profile):
+        return given
+    raise TypeError(
+        f"expected a Profile, got {type(given).__name__}; Profile.load reads one from a file"
+    )
 
 
 def _module(model: object) -> torch.nn.Module:
     if not isinstance(model, torch.nn.Module):
         raise TypeError(
-            f"expected the compiled model, a torch.nn.Module, got a {type(model).__name__}; "
+            f"expected the compiled model, a torch.nn.Module, got {type(model).__name__}; "
             "if a function was compiled, give the module that it calls"
         )
     return model

@@ -137,9 +137,7 @@ def parse(options: Mapping[str, Any] | None) -> Config:
     if isinstance(plan := given.get("plan"), (str, Path)):
         given["plan"] = Plan.load(plan)
     elif plan is not None and not isinstance(plan, Plan):
-        raise OptionError(
-            f"option 'plan' is a {type(plan).__name__}; expected a Plan or a path to one"
-        )
+        raise OptionError(f"option 'plan' is {plan!r}; expected a Plan or the path of one")
     if "cache_dir" in given:
         given["cache_dir"] = str(given["cache_dir"])
     return Config(**given)
@@ -148,12 +146,13 @@ def parse(options: Mapping[str, Any] | None) -> Config:
 def _check_values(given: Mapping[str, Any]) -> None:
     """Each option by itself."""
     _number(given, "speedup", 1.0, "a factor of at least 1, e.g. 3.0")
-    _number(given, "computed_steps", 1, "a whole number of steps", whole=True)
+    _number(given, "computed_steps", 1, "a whole number of steps, at least 1", whole=True)
     _number(given, "max_error", 0.0, "a relative error such as 0.01")
     _number(given, "guidance", -math.inf, "a guidance scale such as 3.5")
-    _number(given, "profile_generations", 1, "a whole number of generations", whole=True)
+    wanted = "a whole number of generations, at least 1"
+    _number(given, "profile_generations", 1, wanted, whole=True)
     for key in ("hoist_budget", "slot_budget", "offload_beyond", "graph_budget"):
-        _number(given, key, 0, "bytes", whole=True)
+        _number(given, key, 0, "a whole number of bytes", whole=True)
     for key in ("remember", "shortcut", "cuda_graphs", "device_decisions"):
         if not isinstance(given.get(key, True), bool):
             raise OptionError(f"option {key!r} is {given[key]!r}; expected True or False")
@@ -161,13 +160,17 @@ def _check_values(given: Mapping[str, Any]) -> None:
     _choice(given, "guard", ACTIONS)
     if not isinstance(folder := given.get("cache_dir", ""), (str, Path)):
         raise OptionError(f"option 'cache_dir' is {folder!r}; expected a folder")
-    if given.get("inner", "inductor") not in ("inductor", "eager"):
+    if (inner := given.get("inner", "inductor")) not in ("inductor", "eager"):
         from torch._dynamo.backends.registry import list_backends
 
-        _choice(given, "inner", tuple(n for n in list_backends(()) if n != "ditcache"))
+        if inner == "ditcache" or inner not in list_backends(()):
+            wanted = "inductor, eager or another backend of torch.compile"
+            raise OptionError(f"option 'inner' is {inner!r}; expected {wanted}")
     inputs = given.get("inputs", {})
     if not isinstance(inputs, Mapping):
-        raise OptionError(f"option 'inputs' is {inputs!r}; expected names with their roles")
+        raise OptionError(
+            f"option 'inputs' is {inputs!r}; expected roles by name, as {{'x': 'latents'}}"
+        )
     for name, role in cast(Mapping[Any, Any], inputs).items():
         if role not in INPUT_ROLES:
             raise OptionError(

@@ -90,7 +90,7 @@ def names() -> tuple[str, ...]:
 def make(name: str, options: Mapping[str, Any] | None = None) -> Policy:
     """A policy of the zoo with these options; PlanError names what exists."""
     if name not in ZOO:
-        near = difflib.get_close_matches(name, names(), n=1)
+        near = difflib.get_close_matches(str(name), names(), n=1)
         hint = f"; did you mean {near[0]!r}" if near else ""
         raise PlanError(f"no policy {name!r}{hint}. There are {', '.join(names())}")
     kind, given = ZOO[name], dict(options or {})

@@ -243,5 +243,5 @@ def _check(policy: str, name: str, value: Any, kind: Any, least: float | None) -
     wrong = not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool)
     if wrong or (least is not None and isinstance(value, (int, float)) and not value >= least):
         wanted = getattr(kind, "__name__", str(kind))
-        bound = "" if least is None else f" of at least {least:g}"
+        bound = "" if least is None else f", at least {least:g}"
         raise PlanError(f"policy {policy!r}: {name} must be of type {wanted}{bound}, got {value!r}")

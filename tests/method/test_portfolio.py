@@ -33,9 +33,17 @@ def test_unreachable_budgets_name_the_nearest(synthetic):
         p.plan(computed_steps=51)
     with pytest.raises(PlanError, match="nearest is 2"):
         p.plan(computed_steps=0)
-    for wrong in (0.5, -1, float("nan"), float("inf")):
+    for wrong in (0.5, -1, float("nan"), float("inf"), "3"):
         with pytest.raises(PlanError, match="at least 1"):
             p.plan(wrong)
+    for wrong in (2.5, "3"):
+        with pytest.raises(PlanError, match="computed_steps must be a whole number, got"):
+            p.plan(computed_steps=wrong)
+    for wrong in (-0.1, float("nan"), "small"):
+        with pytest.raises(PlanError, match="max_error must be a relative error"):
+            p.plan(max_error=wrong)
+    with pytest.raises(PlanError, match="timesteps= must be at least 3 finite numbers"):
+        p.plan(2, timesteps="fine")
     with pytest.raises(PlanError, match="exactly one"):
         p.plan()
     with pytest.raises(PlanError, match="exactly one"):

@@ -17,10 +17,10 @@ UNET = Outline(0, (), True)
     [
         ("foro", {}, "no policy 'foro'; did you mean 'fora'. There are edf, .*taylorseer"),
         ("fora", {"order": 1}, "policy 'fora' has no option 'order'; it has interval"),
-        ("fora", {"interval": 0}, "interval must be of type int of at least 1, got 0"),
-        ("fora", {"interval": 2.5}, "interval must be of type int of at least 1, got 2.5"),
+        ("fora", {"interval": 0}, "interval must be of type int, at least 1, got 0"),
+        ("fora", {"interval": 2.5}, "interval must be of type int, at least 1, got 2.5"),
         ("fora", {"interval": True}, "interval must be of type int"),
-        ("teacache", {"threshold": -1.0}, "threshold must be of type float of at least 0"),
+        ("teacache", {"threshold": -1.0}, "threshold must be of type float, at least 0"),
         ("teacache", {"coefficients": "steep"}, "coefficients must be numbers, got 'steep'"),
         ("taylorseer", {"level": 3}, "level must be of type str"),
     ],
@@ -65,7 +65,7 @@ def test_subjects(name, options, outline, message):
     [
         ({"policy": "fora", "speedup": 2.0}, "options of its own .interval. in place of a budget"),
         ({"policy": "fora", "order": 2}, "unknown option 'order'.*interval"),
-        ({"policy": "fora", "interval": 0}, "of at least 1, got 0"),
+        ({"policy": "fora", "interval": 0}, "at least 1, got 0"),
         ({"interval": 3}, "unknown option 'interval'"),
         ({"policy": "fast"}, "expected one of edf.*fora.*none"),
     ],

@@ -123,11 +123,28 @@ def test_the_sampler_and_the_guidance_scale_are_measured():
     assert profile.plan(speedup=3.0).guidance == profile.guidance
 
 
-@pytest.mark.parametrize("samples", [0, -1])
+@pytest.mark.parametrize("samples", [0, -1, 1.5, "8"])
 def test_no_samples(samples):
     made = compiled(Denoiser())
     with pytest.raises(ValueError, match="samples >= 1"):
         ditcache.calibrate(made, lambda i: generate(made, i), samples=samples)
+
+
+def test_generate_that_is_no_function():
+    with pytest.raises(TypeError, match="a function of a sample's index, got int"):
+        ditcache.calibrate(compiled(Denoiser()), 3)
+
+
+def test_a_region_that_the_model_lacks():
+    made = compiled(Denoiser())
+    with pytest.raises(ProfileError, match=r"no region 'blocks\.9'; expected denoiser, block"):
+        ditcache.calibrate(made, lambda i: generate(made, i), 1, regions="blocks.9")
+
+
+def test_tuning_takes_a_profile_not_its_path():
+    made = compiled(Denoiser())
+    with pytest.raises(TypeError, match=r"expected a Profile, got str; Profile\.load"):
+        ditcache.tune(made, lambda i: generate(made, i), "p.safetensors", speedup=2.0)
 
 
 def test_generate_that_never_calls_the_model():

@@ -48,9 +48,9 @@ def a_plan(times=TIMES) -> Plan:
         ({"guard": "shout"}, "expected one of off, warn, densify"),
         ({"policy": ["fora"]}, "expected one of edf"),
         ({"policy_options": {"interval": 3}}, "unknown option 'policy_options'"),
-        ({"inner": "inductr"}, "'inner' is 'inductr'; expected one of .*eager.*inductor"),
-        ({"inner": "ditcache"}, "'inner' is 'ditcache'; expected one of"),
-        ({"inputs": ["x"]}, "expected names with their roles"),
+        ({"inner": "inductr"}, "'inner' is 'inductr'; expected inductor, eager or another"),
+        ({"inner": "ditcache"}, "'inner' is 'ditcache'; expected inductor, eager or"),
+        ({"inputs": ["x"]}, "expected roles by name"),
         ({"inputs": {"x": "latent"}}, "gives 'x' the role 'latent'; expected one of latents"),
     ],
 )
@@ -101,7 +101,7 @@ def test_a_branch_has_a_name():
 
 
 def test_a_plan_is_a_plan_or_its_path():
-    with pytest.raises(TypeError, match="expected a Plan or the path of one, got a dict"):
+    with pytest.raises(TypeError, match="expected a Plan or the path of one, got dict"):
         ditcache.apply(torch.nn.Linear(1, 1), {"plan": "p.json"})
 
 
