@@ -205,11 +205,14 @@ def score(left: Array, gram: Array, c: Array) -> Array | float:
     return np.sqrt(np.maximum(square, 0.0) / reference)
 
 
-def expected_error(schedule: Sequence[int], weights: Array, gram: Array, c: Array) -> float:
+def expected_error(
+    schedule: Sequence[int], weights: Array, gram: Array, c: Array, power: float | None = None
+) -> float:
     """`score` of a plan as rms over the model's answers that are `EXPECTED`: of the closed loop.
 
-    `weights` [T, K] on `schedule`. Of what the four small trained models have on held-out samples
-    at 2x to 7x (their geometric mean) plans are within a factor of two.
+    `weights` [T, K] on `schedule`; `power` is the sample's mean square where c' G c is not that of
+    what the model adds (`Profile.power`). Of what the four small trained models have on held-out
+    samples at 2x to 7x (their geometric mean) plans are within a factor of two.
     """
     steps, rows = weights.shape
     now, computed, row = (
@@ -222,7 +225,8 @@ def expected_error(schedule: Sequence[int], weights: Array, gram: Array, c: Arra
             now.compute(np.zeros(1, np.int64), step)
         else:
             now.forecast(np.ones(1, np.bool_), step, row[:, step])
-    return math.sqrt(max(float(now.square.mean()), 0.0) / reference_power(gram, c))
+    reference = reference_power(gram, c) if power is None else power
+    return math.sqrt(max(float(now.square.mean()), 0.0) / reference)
 
 
 def reference_power(gram: Array, c: Array) -> float:

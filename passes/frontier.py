@@ -89,13 +89,17 @@ class Frontier(Sequence[FrontierRow]):
 
 
 def frontier_of(
-    gram: Array, timesteps: Sequence[float], c: Sequence[float] | Array, policy: str
+    gram: Array,
+    timesteps: Sequence[float],
+    c: Sequence[float] | Array,
+    policy: str,
+    power: float | None = None,
 ) -> Frontier:
     """Solve every budget without the search over single steps: a survey, in seconds."""
     steps, rows, weights = len(timesteps), list[FrontierRow](), np.asarray(c, dtype=np.float64)
     for n in range(min(FEWEST, steps), steps + 1):
         found, error = solve(
-            gram, timesteps, weights, computed_steps=n, policy=policy, search=False
+            gram, timesteps, weights, computed_steps=n, policy=policy, search=False, power=power
         )
         rows.append(FrontierRow(n, steps / n, error, found.schedule, found.forecaster))
     return Frontier(tuple(rows), policy)

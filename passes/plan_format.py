@@ -63,7 +63,8 @@ class Plan:
     [T, R], whose B B' is the Gram matrix of the outputs, and `checks` [n, 1 + K], for each computed
     step of the first region the rms residual of its forecast and that forecast's weights
     (`passes.checks`). Any of them may be missing; the guard and `frontier` then have nothing to
-    go by.
+    go by. `power` is the sample's mean square, where expected errors are relative to that and not
+    to what the model adds (`Profile.power`).
     """
 
     signature: str
@@ -80,6 +81,7 @@ class Plan:
     sampler: tuple[float, ...] | None = None
     basis: Rows | None = None
     checks: Rows | None = None
+    power: float | None = None
 
     @property
     def computed_steps(self) -> int:
@@ -119,6 +121,8 @@ class Plan:
         require(is_monotone(self.timesteps), "V11: timesteps must be finite and strictly monotone")
         for value, name in ((self.expected_error, "expected_error"), (self.guidance, "guidance")):
             require(value is None or math.isfinite(value), f"{name} must be finite, got {value}")
+        sound = self.power is None or 0.0 < self.power < math.inf
+        require(sound, f"power must be above 0 and finite, got {self.power}")
         names = [region.region for region in self.regions]
         require(len(set(names)) == len(names), f"V4: a region is scheduled twice in {names}")
         for region in self.regions:
@@ -137,7 +141,9 @@ class Plan:
 
         if self.basis is None or self.sampler is None:
             raise PlanError("this plan was not solved from a profile, so nothing can be predicted")
-        return frontier_of(from_low_rank(self.basis), self.timesteps, self.sampler, policy)
+        return frontier_of(
+            from_low_rank(self.basis), self.timesteps, self.sampler, policy, self.power
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Validate and write to `path` as JSON, replacing it as a whole."""
@@ -166,6 +172,7 @@ class Plan:
         )
         top: dict[str, Any] = {"format": FORMAT, "version": VERSION if newer else PLAIN}
         left = {"regions"} | (set[str]() if newer else {"rule"})
+        left |= {"power"} if self.power is None else set[str]()
         top |= {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left}
         if self.rule is not None:
             top["rule"] = asdict(self.rule) | {"options": dict(self.rule.options)}
@@ -239,6 +246,7 @@ def _plan(data: dict[str, Any]) -> Plan:
         sampler=optional(data, "sampler", numbers),
         basis=optional(data, "basis", matrix),
         checks=optional(data, "checks", matrix),
+        power=optional(data, "power", number),
     )
 
 

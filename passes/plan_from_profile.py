@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 GRID_TOLERANCE = 1e-6
 """Relative to the range of the grid: timesteps closer than this are the same."""
+NOT_ADDED_UP = (
+    "the sampler does not add the outputs up as a deterministic one does (it draws noise, it clips "
+    "its estimate of the data, or the latents change between its steps)"
+)
+MEASURE = "give speedup= or computed_steps=, or let ditcache.tune measure plans"
 ENDS = 6
 """Steps at either end of a run in which a sampler with memory weighs outputs unevenly."""
 
@@ -99,6 +104,8 @@ def make_plan(
     if options:
         raise PlanError(f"policy {policy!r} has no option {next(iter(options))!r}, only a budget")
     check_budget(computed_steps=computed_steps, speedup=speedup, max_error=max_error)
+    if max_error is not None and not profile.adds_up:
+        raise PlanError(f"max_error= cannot be kept: {NOT_ADDED_UP}; {MEASURE}")
     target = onto(profile, timesteps)
     c, solver = solver_weights(profile, target, scheduler)
     if max_error is None:
@@ -119,6 +126,8 @@ def make_plan(
             max_error=max_error,
             policy=policy,
             region=region.region,
+            power=profile.power if region.region == DENOISER else None,
+            fits=profile.adds_up,
         )
         schedules.append(_widen(schedule, target))
         errors.append(error)
@@ -128,7 +137,7 @@ def make_plan(
         timesteps=tuple(target.timesteps.tolist()),
         regions=tuple(schedules),
         policy=policy,
-        expected_error=max(errors),
+        expected_error=max(errors) if profile.adds_up else None,
         solver=solver,
         guidance=scale,
         shape=chosen[0].shape if chosen else None,
@@ -174,6 +183,7 @@ class Evidence(TypedDict, total=False):
     sampler: tuple[float, ...]
     basis: tuple[tuple[float, ...], ...]
     checks: tuple[tuple[float, ...], ...]
+    power: float | None
 
 
 def evidence_of(
@@ -188,18 +198,24 @@ def evidence_of(
     if target.before + target.after or len(schedules) != 1 or region is None:
         return {}
     alone = target.gram(np.einsum("bbst->st", region.gram) / len(profile.branches))
+    checks = checks_for((alone + alone.T) / 2, schedules[0].computed, schedules[0].history)
+    if not profile.adds_up:
+        return {"checks": checks}
     guided = target.gram(guided_gram(region.gram, guidance, conditional(profile.branches)))
     return {
         "sampler": tuple(float(f"{v:.9g}") for v in c),
         "basis": low_rank(guided),
-        "checks": checks_for((alone + alone.T) / 2, schedules[0].computed, schedules[0].history),
+        "checks": checks,
+        "power": profile.power,
     }
 
 
 def make_frontier(profile: Profile, policy: str) -> Frontier:
     """See `Profile.frontier`."""
+    if not profile.adds_up:
+        raise PlanError(f"no error can be predicted: {NOT_ADDED_UP}; {MEASURE}")
     given = problem(profile)
-    return frontier_of(given.gram, profile.timesteps, given.c, policy)
+    return frontier_of(given.gram, profile.timesteps, given.c, policy, profile.power)
 
 
 def onto(profile: Profile, timesteps: Sequence[float] | None) -> Target:

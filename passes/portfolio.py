@@ -77,6 +77,8 @@ def solve(
     policy: str = "edf",
     region: str = "denoiser",
     search: bool = True,
+    power: float | None = None,
+    fits: bool = True,
 ) -> tuple[RegionSchedule, float]:
     """Return the best schedule of one region under one budget, and its expected error.
 
@@ -84,7 +86,9 @@ def solve(
     `speedup` (computed steps = floor(T / speedup)) or `max_error` (the fewest computed steps with
     at most that expected error, found by bisection, so up to the small non-monotonicity of the
     frontier). The error is `error_diffusion.expected_error`, relative rms of the final sample.
-    Without `search` the schedules are taken as they are, in a fifth of the time.
+    Without `search` the schedules are taken as they are, in a fifth of the time. `power` is as for
+    `expected_error`. Without `fits` nothing that leans on an exact c is tried: no solved rows and
+    no search, but the plain forecasters on the standard schedules.
 
     Raises `PlanError` for an unknown policy, no or several budgets, or one out of reach.
     """
@@ -93,14 +97,19 @@ def solve(
     x = np.asarray(timesteps, dtype=np.float64)
     gram, c = (gram + gram.T) / 2, np.asarray(c, dtype=np.float64)
     check_budget(computed_steps=computed_steps, speedup=speedup, max_error=max_error)
+
+    def one(n: int) -> tuple[RegionSchedule, float]:
+        found = _solve(gram, x, c, n, policy=policy, region=region, search=search, fits=fits)
+        rows = np.asarray(found.weights)
+        return found, expected_error(found.computed, rows, gram, c, power) if n < len(x) else 0.0
+
     if max_error is None:
-        n = steps_for(len(x), computed_steps=computed_steps, speedup=speedup)
-        return _solve(gram, x, c, n, policy=policy, region=region, search=search)
+        return one(steps_for(len(x), computed_steps=computed_steps, speedup=speedup))
     low, high = min(FEWEST, len(x)), len(x)
-    best = _solve(gram, x, c, high, policy=policy, region=region, search=search)
+    best = one(high)
     while low < high:
         middle = (low + high) // 2
-        tried = _solve(gram, x, c, middle, policy=policy, region=region, search=search)
+        tried = one(middle)
         if tried[1] <= max_error:
             best, high = tried, middle
         else:
@@ -166,23 +175,33 @@ def guided_gram(gram: Array, guidance: float | None, conditional: int = 0) -> Ar
 
 
 def _solve(
-    gram: Array, x: Array, c: Array, n: int, *, policy: str, region: str, search: bool
-) -> tuple[RegionSchedule, float]:
+    gram: Array,
+    x: Array,
+    c: Array,
+    n: int,
+    *,
+    policy: str,
+    region: str,
+    search: bool,
+    fits: bool,
+) -> RegionSchedule:
     steps = len(x)
     if n == steps:
         rows = tuple((0.0,) for _ in range(steps))
-        done = RegionSchedule(region, tuple(range(steps)), rows, 1, "reuse", "every step")
-        return done, 0.0
+        return RegionSchedule(region, tuple(range(steps)), rows, 1, "reuse", "every step")
     if policy in PLAIN:
         sets = {"uniform index": uniform_index(steps, n)}
         chosen = _best(gram, x, c, sets, [PLAIN[policy]])[0]
     elif policy != "edf":
         plain = PLAIN[policy.removesuffix("-best")]
         chosen = _best(gram, x, c, standard_schedules(gram, x, c, n), [plain])[0]
-    else:
+    elif fits:
         chosen = _portfolio(gram, x, c, n, search)
-    schedule = schedule_of(chosen, gram, x, c, region)
-    return schedule, expected_error(chosen.steps, np.asarray(schedule.weights), gram, c)
+    else:
+        sets = standard_schedules(gram, x, c, n)
+        every = [_best(gram, x, c, sets, [plain])[0] for plain in PLAIN.values()]
+        chosen = min(every, key=lambda candidate: candidate.merit)
+    return schedule_of(chosen, gram, x, c, region)
 
 
 def schedule_of(

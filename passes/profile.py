@@ -52,6 +52,11 @@ class Profile:
     `ditcache.tune` compares replays with. It is not saved. `outline` says which regions the model
     has, for the policies that cache more than its output.
 
+    `power` is the mean square of the last latents, for models of whose outputs c' G c does not say
+    how large the sample is (those that predict the data or the noise). `adds_up` is False where the
+    recorded latents show a sampler that does not add the outputs up with fixed weights: one that
+    draws noise, or clips. Nothing is solved then that leans on such weights.
+
     Raises `ProfileError` if any of it is unsound.
     """
 
@@ -66,6 +71,8 @@ class Profile:
     macs: int | None = None
     reference: Reference | None = field(default=None, repr=False)
     outline: Outline | None = None
+    power: float | None = None
+    adds_up: bool = True
 
     def __post_init__(self) -> None:
         _check(self)
@@ -137,7 +144,8 @@ class Profile:
         """Combine two sets of generations: the mean, weighted by their samples.
 
         Raises `ProfileError` unless model, grid, branches, regions and sketch agree. Guidance and
-        solver weights that differ between the two become unknown.
+        solver weights that differ between the two become unknown, unless they reckon with the
+        model's answer (`power`): that varies from sample to sample, and the mean counts.
         """
         for name in ("signature", "branches", "sketch"):
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -154,7 +162,9 @@ class Profile:
             replace(a, gram=share * a.gram + (1 - share) * b.gram)
             for a, b in zip(self.regions, other.regions, strict=True)
         )
-        guidance, solver = None, None
+        guidance, solver, power = None, None, None
+        if self.power is not None and other.power is not None:
+            power = share * self.power + (1 - share) * other.power
         one, two = self.guidance, other.guidance
         if one is not None and two is not None and abs(one - two) <= 0.02 * max(1.0, abs(one)):
             guidance = share * one + (1 - share) * two
@@ -162,6 +172,8 @@ class Profile:
             size = float(np.abs(self.solver).max())
             if np.allclose(self.solver, other.solver, rtol=0.0, atol=0.02 * size):
                 solver = share * self.solver + (1 - share) * other.solver
+            elif power is not None:
+                solver = share * _even(self.solver) + (1 - share) * _even(other.solver)
         return replace(
             self,
             samples=total,
@@ -169,6 +181,8 @@ class Profile:
             guidance=guidance,
             solver=solver,
             reference=None,
+            power=power,
+            adds_up=self.adds_up and other.adds_up,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -184,6 +198,8 @@ class Profile:
             "sketch": self.sketch,
             "guidance": self.guidance,
             "macs": self.macs,
+            "power": self.power,
+            "adds_up": self.adds_up,
             "outline": self.outline.to_json() if self.outline is not None else None,
             "regions": [
                 {"region": r.region, "shape": r.shape, "dtype": r.dtype} for r in self.regions
@@ -201,6 +217,10 @@ class Profile:
             raise ProfileError(f"{path}: {error}") from None
         except (KeyError, TypeError, ValueError) as error:
             raise ProfileError(f"{path}: incomplete ({error!r}); {AGAIN}") from None
+
+
+def _even(c: Array) -> Array:
+    return c / np.mean(np.abs(c))
 
 
 def _check(profile: Profile) -> None:
@@ -237,6 +257,8 @@ def _check(profile: Profile) -> None:
         raise ProfileError(f"solver weights must be {steps} finite numbers, got {solver}")
     if profile.guidance is not None and not np.isfinite(profile.guidance):
         raise ProfileError(f"guidance must be finite or None, got {profile.guidance}")
+    if profile.power is not None and not 0.0 < profile.power < np.inf:
+        raise ProfileError(f"power must be above 0 and finite, or None, got {profile.power}")
 
 
 def _build(document: dict[str, Any], tensors: Mapping[str, Array]) -> Profile:
@@ -260,4 +282,6 @@ def _build(document: dict[str, Any], tensors: Mapping[str, Array]) -> Profile:
         solver=tensors.get("solver"),
         macs=document["macs"],
         outline=Outline.from_json(document.get("outline")),
+        power=document.get("power"),
+        adds_up=bool(document.get("adds_up", True)),
     )

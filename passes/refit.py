@@ -77,10 +77,13 @@ class Reference:
     def errors(self, final: Array, start: int = 0) -> Array:
         """Relative squared error of each sample: |x - x_ref|^2 over the mean |x_ref - noise|^2.
 
+        Where the sampler does not carry the noise to the end (predictions of the data or the noise)
+        over the mean |x_ref|^2.
+
         `final` [n', m] are replays of generations `start` and following; gives [n' * rows].
         """
         rows, wanted = self.courses.rows, self.final
-        moved = wanted - self.courses.x[:, 0]
+        moved = wanted - self.courses.x[:, 0] if self.update.answer is None else wanted
         scale = np.mean(np.sum(moved.reshape(len(moved) * rows, -1) ** 2, axis=1))
         off = final - wanted[start : start + len(final)]
         return np.sum(off.reshape(len(off) * rows, -1) ** 2, axis=1) / max(scale, 1e-300)

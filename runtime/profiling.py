@@ -14,11 +14,6 @@ from ..passes.refit import Courses, Reference
 from .recorder import LATENTS, Recording
 from .stepped import STEPPED, WHAT_TO_DO
 
-NOT_ADDED_UP = (
-    "the sampler does not add the outputs up as a deterministic one does (it draws noise, it clips "
-    "its estimate of the data, or the latents change between its steps)"
-)
-
 
 def make_profile(
     recordings: list[Recording],
@@ -78,6 +73,8 @@ def make_profile(
         solver=solver.weights if solver else None,
         macs=macs,
         reference=_reference(recordings, read, solver),
+        power=_power(recordings, read, solver),
+        adds_up=solver is not None or _latents(recordings, read) is None,
     )
 
 
@@ -167,14 +164,32 @@ def _check(recordings: Sequence[Recording]) -> None:
 
 def _measure(recordings: Sequence[Recording], read: _Reader) -> MeasuredSolver | None:
     """What the latents and outputs say about the sampler, None where they were not comparable."""
+    both = _latents(recordings, read)
+    return None if both is None else measured(*both, recordings[0].timesteps)
+
+
+def _latents(
+    recordings: Sequence[Recording], read: _Reader
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Latents [n, T, m] and outputs [n, B, T, m], None where they cannot be laid side by side."""
     xs = [read.latents(rec) for rec in recordings]
     ys = [read.table(rec, DENOISER) for rec in recordings]
     if any(x is None for x in xs) or any(y is None for y in ys):
         return None
     x, y = np.asarray(xs), np.asarray(ys)
-    if x.shape != (y.shape[0], y.shape[2], y.shape[3]):
+    return (x, y) if x.shape == (y.shape[0], y.shape[2], y.shape[3]) else None
+
+
+def _power(
+    recordings: Sequence[Recording], read: _Reader, solver: MeasuredSolver | None
+) -> float | None:
+    """Mean square of the last latents, where c' G c is not the size of what the model adds."""
+    if solver is None or solver.update.answer is None:
         return None
-    return measured(x, y, recordings[0].timesteps)
+    ends = [x[-1] for rec in recordings if (x := read.latents(rec)) is not None]
+    size = recordings[0].numel[DENOISER] / (2 if read.halves else 1)
+    power = float(np.mean([np.sum(x**2) for x in ends]) / size)
+    return power if 0.0 < power < np.inf else None
 
 
 def _reference(

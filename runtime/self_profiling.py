@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 
 from ..passes.outline import Outline
 from ..passes.plan_format import Plan, PlanError
+from ..passes.plan_from_profile import NOT_ADDED_UP
 from ..passes.profile import Profile, ProfileError
 from .config import Config
 from .guidance_watch import octave
-from .profiling import NOT_ADDED_UP, make_profile
+from .profiling import make_profile
 from .recorder import Recording
 from .stats import Stats
 from .store import PlanStore

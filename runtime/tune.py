@@ -24,6 +24,8 @@ from .session import Session
 
 ROUNDS = 4
 """Replays of the plan that is chosen in the end; each but the first runs under refitted weights."""
+FIRST = 4
+"""Computed steps that are tried first where no error is predicted."""
 LARGER = 1.12
 """Factor on the computed steps where the measured error is above the one asked for."""
 
@@ -61,7 +63,8 @@ class Tuner:
         Each round replays the plans that are left on more generations, keeps the better half, and
         gives the kept ones weights that are refitted to what the replay recorded. The last two
         rounds run on all generations; the plan with the best measured `refit.merit` of those wins,
-        with or without refit.
+        with or without refit. The solved plan is measured on all generations in any case: what is
+        given is never worse than it on them.
         """
         given = problem(self.profile)
         pool = [Entry(c) for c in self._contenders(given, n, candidates)]
@@ -76,6 +79,11 @@ class Tuner:
                 finished += [replace(entry) for entry in pool]
             keep = max(len(pool) // 2, 2) if number < ROUNDS - 2 else len(pool)
             pool = [Entry(entry.then or entry.now) for entry in pool[:keep]]
+        solved = Entry(Contender(self.profile.plan(computed_steps=n).regions[0], refits=False))
+        if solved.now.schedule not in [entry.now.schedule for entry in finished]:
+            self._measure(solved, given, policy, self.calls)
+            tried, replays = tried + 1, replays + self.calls
+            finished.append(solved)
         best = min(finished, key=lambda entry: entry.merit)
         if not np.isfinite(best.merit):
             raise PlanError(
@@ -170,7 +178,7 @@ def tune_plan(
     if max_error is None:
         n = steps_for(steps, computed_steps=computed_steps, speedup=speedup)
     else:
-        n = profile.plan(max_error=max_error).computed_steps
+        n = profile.plan(max_error=max_error).computed_steps if profile.adds_up else FIRST
     while True:
         if n >= steps:
             return profile.plan(computed_steps=steps)

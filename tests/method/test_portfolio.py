@@ -158,3 +158,44 @@ def test_a_rising_profile_serves_other_rising_grids(synthetic):
     assert len(rising.plan(speedup=2.0, timesteps=grid).timesteps) == 16
     with pytest.raises(PlanError, match="runs against"):
         rising.plan(speedup=2.0, timesteps=grid[::-1])
+
+
+def test_nothing_leans_on_weights_that_are_not_known(synthetic):
+    """Of a sampler that clips or draws noise: plain forecasts, no predicted error, no such budget."""
+    p = replace(synthetic.profile(40), adds_up=False)
+    plan = p.plan(4)
+    assert plan.regions[0].forecaster.startswith(("reuse", "taylor", "lagrange"))
+    assert plan.expected_error is None
+    assert plan.basis is None
+    assert plan.checks is not None, "the guard needs no weights of the sampler"
+    for asked in (lambda: p.plan(max_error=0.1), p.frontier):
+        with pytest.raises(PlanError, match="clips"):
+            asked()
+    assert not replace(p, adds_up=True).merged(p).adds_up
+
+
+def test_the_error_is_told_in_terms_of_the_sample(synthetic):
+    """Of predictions of the data or the noise c' G c is not the power of the sample."""
+    p = synthetic.profile(40)
+    plain, scaled = p.plan(4), replace(p, power=4.0).plan(4)
+    g, c = p.regions[0].gram[0, 0], from_grid(p.timesteps)
+    assert scaled.regions == plain.regions
+    assert scaled.expected_error == pytest.approx(
+        plain.expected_error * np.sqrt(c @ g @ c / 4.0), rel=1e-6
+    )
+    again = Plan.from_json(scaled.to_json())
+    assert again.power == 4.0
+    assert '"power"' not in plain.to_json(), "as older readers know it"
+    rows = {row.computed_steps: row.expected_error for row in again.frontier()}
+    assert rows[10] == pytest.approx(scaled.expected_error, rel=1.0)
+    with pytest.raises(PlanError, match="power"):
+        replace(scaled, power=-1.0).validate()
+
+
+def test_weights_that_vary_with_the_sample_are_averaged(synthetic):
+    one, two = np.linspace(-1, -2, 12), np.linspace(-3, -2, 12)
+    a, b = (synthetic.profile(12, solver=c, power=0.5) for c in (one, two))
+    merged = a.merged(b).solver
+    assert merged == pytest.approx((one / 1.5 + two / 2.5) / 2)
+    assert a.merged(b).power == pytest.approx(0.5)
+    assert replace(a, power=None).merged(replace(b, power=None)).solver is None

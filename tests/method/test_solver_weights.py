@@ -252,6 +252,17 @@ def test_a_data_prediction_answers_to_the_sample():
     assert got[0] / got.max() > 0.01, "without the answer 1e-3 of what the last steps weigh"
 
 
+def test_a_prediction_of_the_data_is_where_the_sampler_ends():
+    """The last update is seen by no call; near the end the output and the latents are the same."""
+    x, y, sigmas = data_prediction(lambda x, sigma: 0.25 / (0.25 + sigma**2) * x)
+    found = measured(x + 1e-6 * np.random.default_rng(1).normal(size=x.shape), y, sigmas)
+    assert found is not None
+    last = found.update.after(
+        len(sigmas) - 1, list(x.swapaxes(0, 1)), list(y.transpose(2, 0, 1, 3))
+    )
+    assert np.allclose(last, y[:, 0, -1])
+
+
 def test_errors_like_the_data_outlast_the_noise():
     """Data that varies in few directions: what is wrong with a prediction lies in those, too."""
     power = np.where(np.arange(64) < 4, 16 * 0.25, 0.0)  # as much as of 64 even ones
