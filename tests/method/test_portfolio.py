@@ -161,7 +161,7 @@ def test_a_rising_profile_serves_other_rising_grids(synthetic):
 
 
 def test_nothing_leans_on_weights_that_are_not_known(synthetic):
-    """Of a sampler that clips or draws noise: plain forecasts, no predicted error, no such budget."""
+    """Of a sampler that clips or draws noise: plain forecasts, and no predicted error."""
     p = replace(synthetic.profile(40), adds_up=False)
     plan = p.plan(4)
     assert plan.regions[0].forecaster.startswith(("reuse", "taylor", "lagrange"))
