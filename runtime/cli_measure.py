@@ -18,6 +18,8 @@ MODEL = (
     "a small model's name (flux-emoji), a diffusers folder or hub name, or package.module:factory"
 )
 
+METHOD_WEIGHTS = ("distilled", "lcm", "interpolation")
+SCORER_WEIGHTS = ("clip", "inception", "aesthetic", "image-reward")
 WIDTH = 180  # the tables of these verbs have many columns
 
 Model = Annotated[str, typer.Argument(help=MODEL)]
@@ -68,7 +70,7 @@ def compare(
         sizes = Sizes(steps=steps, frames=frames, height=height, width=width, seed=seed)
         request = _request(model, inputs, sizes, dtype, device)
         settings = Settings(
-            request=replace(request, count=count, weights=_roles(weights)),
+            request=replace(request, count=count, weights=_roles(weights, METHOD_WEIGHTS)),
             names=tuple(wanted(_listed(methods), _listed(combine))),
             repeats=repeats,
             timing_samples=timing_samples,
@@ -123,7 +125,7 @@ def evaluate(
             speedups=tuple(speedup or ()),
             inner=_inner(inner),
             reference=reference,
-            weights=_roles(weights),
+            weights=_roles(weights, SCORER_WEIGHTS),
         )
         return run(settings, prompts, out, console(WIDTH))
 
@@ -178,12 +180,16 @@ def _listed(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _roles(given: list[str] | None) -> dict[str, str]:
+def _roles(given: list[str] | None, known: tuple[str, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in given or []:
         role, sign, where = text.partition("=")
         if not sign or not role or not where:
             raise typer.BadParameter(f"--weights {text!r}: expected ROLE=PATH_OR_HUB")
+        if role not in known:
+            raise typer.BadParameter(
+                f"--weights {text!r}: no role {role!r}; expected one of {', '.join(known)}"
+            )
         found[role] = where
     return found
 

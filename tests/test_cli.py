@@ -126,6 +126,10 @@ def test_bad_input_is_one_line(profile, tmp_path, capsys):
         (("--speedup", "0.5"), "--speedup"),
         (("--dtype", "int8"), "expected float16, bfloat16, float32 or auto"),
         (("--weights", "clip"), "expected ROLE=PATH_OR_HUB"),
+        (("--weights", "clp=x"), "no role 'clp'; expected one of clip, inception"),
+        (("--inner", "gcc"), "'inner' is 'gcc'; expected inductor, eager"),
+        (("--device", "tpu"), "--device tpu: expected cpu, cuda or auto"),
+        (("--steps", "0"), "--steps"),
     ],
 )
 def test_what_is_to_be_measured_is_checked_before_the_model_is_loaded(
