@@ -20,6 +20,9 @@ from .solver_weights import from_grid
 
 LARGEST_RESIDUAL = 0.2
 """Relative to the update: bf16 latents leave up to 0.1, a stochastic sampler's noise about 1."""
+DRAWN = 0.8
+"""Residual above which most of a step is drawn: four samplers that draw noise leave 0.90 to 0.95,
+DDIM that clips and inpainting, which puts half of the latents back, 0.25 to 0.54."""
 MEMORY = 3
 """Calls that a step may look back on: enough for correctors and predictors of order 3."""
 EXACT = 1e-3
@@ -155,6 +158,17 @@ def measured(
         return None
     whole = _answered(whole, x, y)
     return MeasuredSolver(whole.response()[0], _guidance(y, seen.gains[:, :, 0]), residual, whole)
+
+
+def draws_noise(zx: npt.ArrayLike, zy: npt.ArrayLike) -> bool:
+    """Whether most of what a step does to the latents is in neither latents nor outputs.
+
+    Shapes as for `measured`. True of stochastic samplers; one that clips its estimate of the data,
+    or puts known parts of a picture back, leaves less.
+    """
+    x, y = np.asarray(zx, dtype=np.float64), np.asarray(zy, dtype=np.float64)
+    left = _fit(x, y, 1)[1]
+    return bool(np.isfinite(left)) and left > DRAWN
 
 
 def _answered(update: Update, x: Array, y: Array) -> Update:

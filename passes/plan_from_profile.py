@@ -127,7 +127,7 @@ def make_plan(
             policy=policy,
             region=region.region,
             power=profile.power if region.region == DENOISER else None,
-            fits=profile.adds_up,
+            fits=not profile.draws_noise,
         )
         schedules.append(_widen(schedule, target))
         errors.append(error)

@@ -55,7 +55,8 @@ class Profile:
     `power` is the mean square of the last latents, for models of whose outputs c' G c does not say
     how large the sample is (those that predict the data or the noise). `adds_up` is False where the
     recorded latents show a sampler that does not add the outputs up with fixed weights: one that
-    draws noise, or clips. Nothing is solved then that leans on such weights.
+    draws noise, or clips; no error is predicted then. `draws_noise` tells the first from others:
+    nothing is solved, as every step brings what no forecast can know.
 
     Raises `ProfileError` if any of it is unsound.
     """
@@ -73,6 +74,7 @@ class Profile:
     outline: Outline | None = None
     power: float | None = None
     adds_up: bool = True
+    draws_noise: bool = False
 
     def __post_init__(self) -> None:
         _check(self)
@@ -183,6 +185,7 @@ class Profile:
             reference=None,
             power=power,
             adds_up=self.adds_up and other.adds_up,
+            draws_noise=self.draws_noise or other.draws_noise,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -200,6 +203,7 @@ class Profile:
             "macs": self.macs,
             "power": self.power,
             "adds_up": self.adds_up,
+            "draws_noise": self.draws_noise,
             "outline": self.outline.to_json() if self.outline is not None else None,
             "regions": [
                 {"region": r.region, "shape": r.shape, "dtype": r.dtype} for r in self.regions
@@ -284,4 +288,5 @@ def _build(document: dict[str, Any], tensors: Mapping[str, Array]) -> Profile:
         outline=Outline.from_json(document.get("outline")),
         power=document.get("power"),
         adds_up=bool(document.get("adds_up", True)),
+        draws_noise=bool(document.get("draws_noise", False)),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..passes.measured_solver import MeasuredSolver, measured
+from ..passes.measured_solver import MeasuredSolver, draws_noise, measured
 from ..passes.plan_parts import DENOISER
 from ..passes.profile import Profile, ProfileError, RegionProfile
 from ..passes.refit import Courses, Reference
@@ -38,11 +38,15 @@ def make_profile(
     solver = _measure(recordings, read)
     if solver is not None and solver.update.replaces:
         raise ProfileError(f"{STEPPED}. {WHAT_TO_DO}")
+    told = solver
     if read.halves and (solver is None or solver.guidance is None):
-        # Which half is the conditional one cannot be told, and so no scale can be applied.
+        # Which half is the conditional one cannot be told, and so no scale can be applied. What the
+        # sampler does with both is known all the same, if the scale changes on the way.
         read = _Reader(tuple(first.branches), False)
         solver = _measure(recordings, read)
+        told = solver or told
     branches, order = read.named(solver)
+    seen = _latents(recordings, read)
     regions: list[RegionProfile] = []
     for name in first.seen:
         if name == LATENTS:
@@ -70,11 +74,12 @@ def make_profile(
         regions=tuple(regions),
         sketch=first.width,
         guidance=guidance,
-        solver=solver.weights if solver else None,
+        solver=told.weights if told else None,
         macs=macs,
         reference=_reference(recordings, read, solver),
-        power=_power(recordings, read, solver),
-        adds_up=solver is not None or _latents(recordings, read) is None,
+        power=_power(recordings, read, told),
+        adds_up=told is not None or seen is None,
+        draws_noise=told is None and seen is not None and draws_noise(*seen),
     )
 
 

@@ -161,8 +161,10 @@ def test_a_rising_profile_serves_other_rising_grids(synthetic):
 
 
 def test_nothing_leans_on_weights_that_are_not_known(synthetic):
-    """Of a sampler that clips or draws noise: plain forecasts, and no predicted error."""
+    """Of a sampler that clips no error is predicted; of one that draws noise nothing is solved."""
     p = replace(synthetic.profile(40), adds_up=False)
+    assert p.plan(4).expected_error is None
+    p = replace(p, draws_noise=True)
     plan = p.plan(4)
     assert plan.regions[0].forecaster.startswith(("reuse", "taylor", "lagrange"))
     assert plan.expected_error is None
@@ -172,6 +174,7 @@ def test_nothing_leans_on_weights_that_are_not_known(synthetic):
         with pytest.raises(PlanError, match="clips"):
             asked()
     assert not replace(p, adds_up=True).merged(p).adds_up
+    assert replace(p, draws_noise=False).merged(p).draws_noise
 
 
 def test_the_error_is_told_in_terms_of_the_sample(synthetic):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from ditcache.passes.measured_solver import measured
+from ditcache.passes.measured_solver import draws_noise, measured
 from ditcache.passes.plan_format import PlanError
 from ditcache.passes.solver_weights import from_grid, impulse_response
 
@@ -154,6 +154,8 @@ def test_one_branch_has_no_guidance():
 def test_a_stochastic_sampler_is_not_mistaken_for_a_deterministic_one():
     zx, zy, sigma = run(noise=1.0)
     assert measured(zx, zy, sigma[:-1].tolist()) is None
+    assert draws_noise(zx, zy)
+    assert not draws_noise(*run()[:2])
 
 
 def test_measured_explains_wrong_shapes():
