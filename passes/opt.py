@@ -9,7 +9,7 @@ import enum
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -151,6 +151,9 @@ def opt(  # noqa: PLR0917
         raise InputError("--stats needs regions: run at least up to form-regions")
     before, after = _dumps("--print-before", print_before), _dumps("--print-after", print_after)
     asked = wanted(plan, profile, policy, speedup=speedup, steps=steps, region=region)
+    sizes = {"height": height, "width": width, "frames": frames, "batch": batch}
+    _check_least(1, sizes)
+    _check_least(0, {"slot-budget": slot_budget})
     if slot_format and slot_format not in FORMATS:
         raise InputError(f"--slot-format: no {slot_format!r}; there are {', '.join(FORMATS)}")
     check_writable(output)
@@ -158,7 +161,6 @@ def opt(  # noqa: PLR0917
         profile=asked.profile, slot_budget=slot_budget, slot_format=slot_format or None
     )
     printing = Printing(before, after, print_after_change, context)
-    sizes = {"height": height, "width": width, "frames": frames, "batch": batch}
     graph = load(model, sizes, dynamic=dynamic)
     graph = _run(graph, chosen, printing, asked, "full" if verify_each else "fast")
     if time_passes:
@@ -190,6 +192,12 @@ def _run(
         if part and not bound:
             printing.context.plan = asked.bind(graph)
     return graph
+
+
+def _check_least(least: int, options: Mapping[str, int | None]) -> None:
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise InputError(f"--{name} {value}: expected a whole number of at least {least}")
 
 
 def _passes(names: str, stop_after: str) -> list[Pass]:

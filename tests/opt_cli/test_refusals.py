@@ -29,6 +29,11 @@ import pytest
         (["toy_factory:make", "--frob"], "No such option: --frob (--help lists all options)"),
         (["toy_factory:make", "--emit", "pdf"], "'pdf' is not one of 'text', 'json', 'dot'"),
         (["toy_factory:make", "--height", "tall"], "Invalid value for '--height'"),
+        (
+            ["toy_factory:make", "--height", "0"],
+            "--height 0: expected a whole number",
+        ),
+        (["toy_factory:make", "--slot-budget", "-1"], "--slot-budget -1: expected a whole number"),
         (["toy_factory:make", "--stats", "--stop-after", "normalize"], "--stats needs regions"),
         (["toy_factory:make", "-o", "no/such/ir.txt"], "cannot write no/such/ir.txt"),
         (["toy_factory:make", "-o", "."], "cannot write ."),
