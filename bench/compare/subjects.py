@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,7 @@ class Subject:
         arguments_with: of the call when the weights of a role are used, e.g. guidance off.
         skipped: inputs that were left out, and why.
         real: EfficientNet-Lite0 features [M, 1280] of the data that the model was trained on.
+        scope: what each generation runs in.
 
     """
 
@@ -56,6 +58,7 @@ class Subject:
     arguments_with: dict[str, dict[str, Any]] = field(default_factory=dict[str, "dict[str, Any]"])
     skipped: list[Skipped] = field(default_factory=list[Skipped])
     real: Callable[[], Tensor] | None = None
+    scope: Callable[[], AbstractContextManager[object]] = nullcontext
 
     @property
     def denoisers(self) -> dict[str, nn.Module]:
@@ -76,12 +79,13 @@ class Subject:
         """Run the pipeline once; gives float frames [F, 3, H, W] in [0, 1] (F = 1 for pictures)."""
         # Some schedulers draw from the global generator whatever they are given.
         torch.manual_seed(sample.seed)
-        made = self.pipeline(
-            **(self.arguments | sample.arguments),
-            num_inference_steps=self.steps if steps is None else steps,
-            generator=torch.Generator().manual_seed(sample.seed),
-            output_type="pt",
-        )
+        with self.scope():
+            made = self.pipeline(
+                **(self.arguments | sample.arguments),
+                num_inference_steps=self.steps if steps is None else steps,
+                generator=torch.Generator().manual_seed(sample.seed),
+                output_type="pt",
+            )
         frames = made.images if self.kind == "text-to-image" else made.frames[0]
         return torch.as_tensor(frames)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import ditcache
 
 from ..subjects import Subject
 from .base import Method, MethodError, Setup, Stage
@@ -29,6 +30,9 @@ class LatentConsistency(Method):
             replace_denoiser(subject, where, self.name)
         subject.pipeline.scheduler = scheduler = _scheduler(subject, Path(where))
         subject.steps = min(STEPS, subject.steps)
+        # From high noise to a little less hardly anything of the latents is left: by them alone
+        # ditcache would take each step for another generation's.
+        subject.scope = ditcache.generation
         setup.notes.append(f"{type(scheduler).__name__}, {subject.steps} steps")
         apply_arguments(subject, "lcm", where, setup)
 
