@@ -16,7 +16,7 @@ Record = dict[str, Any]
 NAMES = {
     "edf": "**edf**",
     "edf-tuned": "**edf**, `ditcache.tune`",
-    "fewer-steps": "fewer steps (Euler)",
+    "fewer-steps": "fewer steps, same solver",
     "fewer-steps-ab2": "fewer steps of AB2",
     "diffusers-taylorseer": "diffusers TaylorSeer",
     "diffusers-seacache": "diffusers SeaCache",
