@@ -10,8 +10,9 @@ from typing import overload
 
 import numpy as np
 
+from .budget import FEWEST
 from .error_diffusion import Array
-from .portfolio import FEWEST, solve
+from .portfolio import solve
 
 
 @dataclass(frozen=True)

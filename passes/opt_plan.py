@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from . import policies
+from .budget import steps_for
 from .ir import StepGraph
 from .opt_load import InputError
 from .plan_format import Plan, RegionSchedule
-from .portfolio import PLAIN, POLICIES, steps_for
+from .portfolio import PLAIN, POLICIES
 from .profile import Profile
 from .schedules import uniform_index
 from .selectors import outline

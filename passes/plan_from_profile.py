@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from .budget import FEWEST, check_budget, steps_for
 from .checks import checks_for, low_rank
 from .error_diffusion import Array
 from .frontier import Frontier, frontier_of
 from .guidance import conditional, solved_scale
 from .plan_format import Plan, PlanError, RegionSchedule, is_monotone
 from .plan_parts import DENOISER
-from .portfolio import FEWEST, POLICIES, check_budget, guided_gram, solve, steps_for
+from .portfolio import POLICIES, guided_gram, solve
 from .solver_weights import from_grid, impulse_response
 
 if TYPE_CHECKING:

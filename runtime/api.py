@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from ..passes.budget import check_budget
 from ..passes.plan_format import Plan
-from ..passes.portfolio import check_budget
 from ..passes.profile import Profile, ProfileError
 from . import pipelines, shortcut
 from .profiling import make_profile

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..passes.budget import steps_for
 from ..passes.candidates import Contender, contenders
 from ..passes.forecasters import Lagrange
 from ..passes.plan_format import Plan, PlanError
 from ..passes.plan_from_profile import Problem, evidence_of, problem
 from ..passes.plan_parts import DENOISER
-from ..passes.portfolio import steps_for
 from ..passes.profile import Profile
 from ..passes.refit import Courses, merit, refit
 from .profiling import courses

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ditcache.passes.budget import steps_for
 from ditcache.passes.error_diffusion import error_weights, expected_error, score
 from ditcache.passes.plan_format import Plan, PlanError
-from ditcache.passes.portfolio import POLICIES, guided_gram, solve, steps_for
+from ditcache.passes.portfolio import POLICIES, guided_gram, solve
 from ditcache.passes.solver_weights import from_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
