@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..passes.signature import plain_tensors
 from ..passes.symbolic import tensor_bytes
-from .seen import glimpse, version_of
+from .seen import glimpses, version_of
 
 BY_VALUE_BYTES = 64 * 1024  # smaller CPU tensors are told apart by content, larger by identity
 
@@ -69,11 +69,12 @@ class PrologueMemo:
     def revalidate(self) -> None:
         """Forget everything if weights were written through `.data`, which counts no version.
 
-        Compares a few entries of each weight; merging an adapter changes all of them.
+        Compares a few entries of each weight, read together: the host waits for a device once.
+        Merging an adapter changes all of them.
         """
         with self._lock:
-            known = [(ref(), seen) for ref, seen in self._weights.values()]
-        if any(w is not None and glimpse(w).tobytes() != seen for w, seen in known):
+            known = [(w, seen) for ref, seen in self._weights.values() if (w := ref()) is not None]
+        if glimpses([w for w, _ in known]) != [seen for _, seen in known]:
             self.clear()
 
     def clear(self) -> None:
@@ -92,16 +93,15 @@ class PrologueMemo:
                 alive._drop(key, token)
 
         with self._lock:
+            new: list[Tensor] = []
             for value in inputs:
                 if not isinstance(value, Tensor) or _by_value(value):
                     continue
                 entry.inputs.append(weakref.ref(value, drop))
                 if isinstance(value, torch.nn.Parameter):
-                    for part in plain_tensors(value):
-                        known = self._weights.get(id(part))
-                        if known is None or known[0]() is not part:
-                            seen = glimpse(part).tobytes()
-                            self._weights[id(part)] = (weakref.ref(part), seen)
+                    new += [part for part in plain_tensors(value) if not self._watches(part)]
+            for part, seen in zip(new, glimpses(new), strict=True):
+                self._weights[id(part)] = (weakref.ref(part), seen)
             if key in self._entries:  # another thread was faster
                 return
             self._entries[key] = entry
@@ -109,6 +109,10 @@ class PrologueMemo:
             while self.nbytes > self._budget:
                 _, old = self._entries.popitem(last=False)
                 self.nbytes -= old.nbytes
+
+    def _watches(self, weight: Tensor) -> bool:
+        known = self._weights.get(id(weight))
+        return known is not None and known[0]() is weight
 
     def _drop(self, key: Hashable, token: object) -> None:
         with self._lock:

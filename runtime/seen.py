@@ -148,6 +148,20 @@ def glimpse(value: Tensor) -> Glimpse:
     return np.array(entries_of(value).to("cpu", torch.float32).numpy())
 
 
+def glimpses(values: Sequence[Tensor]) -> list[bytes]:
+    """A glimpse of each value as bytes; waits once for each device, however many there are."""
+    by_device: dict[torch.device, list[int]] = {}
+    for i, value in enumerate(values):
+        by_device.setdefault(value.device, []).append(i)
+    found = [b""] * len(values)
+    for indices in by_device.values():
+        parts = [entries_of(values[i]).to(torch.float32) for i in indices]
+        read = torch.cat(parts).cpu().split([len(p) for p in parts])
+        for i, part in zip(indices, read, strict=True):
+            found[i] = part.numpy().tobytes()
+    return found
+
+
 def entries_of(value: Tensor) -> Tensor:
     """The entries of a glimpse, 1-D, where the tensor lies."""
     flat = value.detach().reshape(-1)

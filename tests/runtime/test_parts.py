@@ -7,6 +7,7 @@ import pytest
 import torch
 from ditcache import Plan, RegionSchedule
 from ditcache.kernels.forecast import forecast, forecast_reference
+from ditcache.runtime import seen
 from ditcache.runtime.clock import Moment
 from ditcache.runtime.dispatcher import GenerationState, Sample, decide
 from ditcache.runtime.memo import PrologueMemo
@@ -205,6 +206,25 @@ def test_a_memo_tells_content_of_small_and_identity_of_large():
     assert [made.get([weight])[1], made.get([weight])[1]] == [False, True]
     assert not made.get([torch.nn.Parameter(torch.ones(3))])[1]
     assert len(runs) == 6
+
+
+def test_weights_are_looked_at_together(monkeypatch):
+    """However many there are, a device is waited for once."""
+    made, _ = memo()
+    dtypes = (torch.float32, torch.bfloat16, torch.complex64)
+    weights = [torch.nn.Parameter(torch.randn(n, 3, dtype=d)) for n in (1, 400) for d in dtypes]
+    copies: list[int] = []
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda t: (copies.append(1), cpu(t))[1])
+    made.get(weights)
+    assert len(copies) == 1
+    made.revalidate()
+    assert len(copies) == 2
+    assert made.get(weights)[1], "nothing has changed"
+    weights[-1].data.mul_(1.5)  # counts no version
+    made.revalidate()
+    assert not made.get(weights)[1]
+    assert [len(seen.glimpse(w)) * 4 for w in weights] == [len(g) for g in seen.glimpses(weights)]
 
 
 @pytest.mark.parametrize(
