@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._forecast_kernel import numbers_of, table_row, weighted_sum
+from ._forecast_kernel import numbers_of, weighted_sum
 
 
 @triton.jit
@@ -17,10 +17,8 @@ def distance_kernel(  # noqa: PLR0917
     reference,
     scales,
     weights,
-    row,
     parts,
     n,
-    rows,
     K: tl.constexpr,
     SQUARE: tl.constexpr,
     OF_VALUE: tl.constexpr,
@@ -31,8 +29,6 @@ def distance_kernel(  # noqa: PLR0917
     """parts[0, p] = sum |value - r| and parts[1, p] = sum |r| over program p's blocks of n."""
     program = tl.program_id(0).to(tl.int64)
     count = tl.num_programs(0)
-    if row is not None:
-        weights += table_row(row, rows) * K
     moved = tl.zeros((RUNS, SCALE_BLOCK), dtype=tl.float32)
     size = tl.zeros((RUNS, SCALE_BLOCK), dtype=tl.float32)
     for t in range(ROUNDS):
@@ -63,12 +59,10 @@ def verdict_kernel(  # noqa: PLR0917
     parts,
     figures,
     limit,
-    row,
     flag,
     running,
     n,
     count,
-    limits,
     SQUARE: tl.constexpr,
     ACCUMULATE: tl.constexpr,
     STICKY: tl.constexpr,
@@ -85,8 +79,6 @@ def verdict_kernel(  # noqa: PLR0917
     tl.store(figures, moved)
     tl.store(figures + 1, size)
     if flag is not None:
-        if row is not None:
-            limit += table_row(row, limits)
         relative = moved / size
         total = tl.load(running + 2) + relative
         counted = total if ACCUMULATE else relative

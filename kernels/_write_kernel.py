@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 
 from . import formats
-from ._forecast_kernel import table_row
 
 SMALLEST_SCALE = tl.constexpr(formats.SMALLEST_SCALE)
 ROUNDING = tl.constexpr(1.5 * 2**23)  # fp32 at this size has no fraction: adding it rounds to even
@@ -20,13 +19,9 @@ def write_kernel(  # noqa: PLR0917
     value,
     slot,
     scales,
-    position,
-    row,
     signs,
     parts,
     size,
-    entries,
-    positions,
     LIMIT: tl.constexpr,
     FLOATS: tl.constexpr,
     RUNS: tl.constexpr,
@@ -35,22 +30,14 @@ def write_kernel(  # noqa: PLR0917
 ):
     """Program (c, r) packs and sketches TILES tiles of RUNS x SCALE_BLOCK numbers of row r.
 
-    slot[position, r * size + j] = pack(value[r * size + j]), and
+    slot[r * size + j] = pack(value[r * size + j]), and
     parts[r, c, b] = sum of signs[j] * value[r * size + j] over the program's j = b mod the tile.
     """
     chunk = tl.program_id(0).to(tl.int64)
     sample = tl.program_id(1).to(tl.int64)
-    rows = tl.num_programs(1).to(tl.int64)
     first = sample * size
     run = tl.arange(0, RUNS)
     lanes = run[:, None] * SCALE_BLOCK + tl.arange(0, SCALE_BLOCK)[None, :]
-    if position is not None:
-        if row is not None:
-            position += table_row(row, positions)
-        entry = tl.minimum(tl.maximum(tl.load(position), 0), entries - 1).to(tl.int64)
-        slot += entry * size * rows
-        if scales is not None:
-            scales += entry * tl.cdiv(size * rows, SCALE_BLOCK)
     total = tl.zeros((RUNS, SCALE_BLOCK), dtype=tl.float32)
     for t in range(TILES):
         start = (chunk * TILES + t) * (RUNS * SCALE_BLOCK)

@@ -22,10 +22,8 @@ from .launch import (
     needs_device,
     needs_fp8,
     needs_history,
-    needs_index,
     needs_values,
     needs_weights,
-    row_of,
 )
 
 BLOCK = 1024
@@ -62,7 +60,6 @@ def distance_reference(
     reference: Tensor | Packed,
     *,
     weights: Tensor | None = None,
-    row: Tensor | None = None,
     norm: Norm = "l1",
     relative_to: Literal["reference", "value"] = "reference",
 ) -> Tensor:
@@ -75,7 +72,7 @@ def distance_reference(
         (reference.data, reference.scales) if isinstance(reference, Packed) else (reference, None)
     )
     ring = Packed(data, scales, torch.float32)
-    r = ring.entry(0) if weights is None else forecast_reference(ring, weights, row=row)
+    r = ring.entry(0) if weights is None else forecast_reference(ring, weights)
     v = value.to(torch.float32)
     pair = (v - r).flatten(), (r if relative_to == "reference" else v).flatten()
     if norm == "l1":
@@ -106,7 +103,6 @@ def probe(
     reference: Tensor | Packed,
     *,
     weights: Tensor | None = None,
-    row: Tensor | None = None,
     norm: Norm = "l1",
     relative_to: Literal["reference", "value"] = "reference",
     limit: Tensor | None = None,
@@ -118,17 +114,17 @@ def probe(
 
     value: [*shape], fp32/bf16/fp16; one that is not contiguous is copied first. reference:
     [K, *shape] contiguous, a slot's ring (packed or not). Without weights K is 1 and the entry
-    itself is the reference; with f32[K], or a table f32[steps, K] and `row`, it is their weighted
-    sum, which is never written out. Gives f32[2]: mean |value - r| and mean |r|, for norm "l2" the
-    roots of the mean squares; with relative_to "value" the second is the value's.
+    itself is the reference; with f32[K] it is their weighted sum, which is never written out. Gives
+    f32[2]: mean |value - r| and mean |r|, for norm "l2" the roots of the mean squares; with
+    relative_to "value" the second is the value's.
 
-    With a `verdict` their ratio is compared with `limit`, f32[1], or f32[steps] of which `row` is
-    taken: the flag is set where it is not below, so a ratio that is not a number sets it.
+    With a `verdict` their ratio is compared with `limit`, f32[1]: the flag is set where it is not
+    below, so a ratio that is not a number sets it.
     `accumulate` compares the sum of the ratios since the flag was last set (TeaCache's rule) and
     starts the sum anew there; `sticky` never takes a flag back (a guard's). Raises ValueError for
     what the kernels do not take.
     """
-    _check(value, reference, weights, row, limit)
+    _check(value, reference, weights, limit)
     if norm not in ("l1", "l2"):
         raise ValueError(f"probe knows the norms 'l1' and 'l2', got {norm!r}")
     if relative_to not in ("reference", "value"):
@@ -140,7 +136,6 @@ def probe(
             value,
             reference,
             weights=weights,
-            row=row,
             norm=norm,
             relative_to=relative_to,
             limit=limit,
@@ -148,12 +143,10 @@ def probe(
             accumulate=accumulate,
             sticky=sticky,
         )
-    of_table = row if weights is not None and weights.dim() == 2 else None
     figures = distance_reference(
-        value, reference, weights=weights, row=of_table, norm=norm, relative_to=relative_to
+        value, reference, weights=weights, norm=norm, relative_to=relative_to
     )
     if limit is not None and verdict is not None:
-        limit = row_of(limit, row if len(limit) > 1 else None)
         verdict_reference(figures, limit, verdict, accumulate=accumulate, sticky=sticky)
     return figures
 
@@ -162,7 +155,6 @@ def _check(
     value: Tensor,
     reference: Tensor | Packed,
     weights: Tensor | None,
-    row: Tensor | None,
     limit: Tensor | None,
 ) -> None:
     """Raise ValueError for tensors that the kernels do not take."""
@@ -182,14 +174,12 @@ def _check(
         if len(data) != 1:
             raise ValueError(f"probe needs weights for a reference of {len(data)} entries")
     else:
-        needs_weights("probe", weights, None if weights.dim() == 1 else row, len(data))
+        needs_weights("probe", weights, None, len(data))
         needs_device("probe", "weights", weights, value.device)
-    needs_index("probe", "row", row, value.device)
     if limit is not None:
-        plain = limit.dtype == torch.float32 and limit.dim() == 1 and limit.is_contiguous()
-        if not plain or len(limit) == 0 or (row is None and len(limit) != 1):
+        if limit.dtype != torch.float32 or limit.shape != (1,):
             got = f"{limit.dtype}{list(limit.shape)}"
-            raise ValueError(f"probe needs a limit f32[1], or f32[steps] with a row, got {got}")
+            raise ValueError(f"probe needs a limit f32[1], got {got}")
         needs_device("probe", "limit", limit, value.device)
 
 
@@ -198,7 +188,6 @@ def _probe_triton(
     reference: Tensor | Packed,
     *,
     weights: Tensor | None,
-    row: Tensor | None,
     norm: Norm,
     relative_to: str,
     limit: Tensor | None,
@@ -214,17 +203,14 @@ def _probe_triton(
     count = min(-(-n // BLOCK), PARTS)
     parts = torch.empty(2, count, dtype=torch.float32, device=value.device)
     figures = torch.empty(2, dtype=torch.float32, device=value.device)
-    of_table = row if weights is not None and weights.dim() == 2 else None
     with launching_on(value.device):
         distance_kernel()[(count,)](
             value,
             data,
             scales,
             weights,
-            of_table,
             parts,
             n,
-            1 if weights is None else weights.shape[0],
             K=len(data),
             SQUARE=norm == "l2",
             OF_VALUE=relative_to == "value",
@@ -236,12 +222,10 @@ def _probe_triton(
             parts,
             figures,
             limit,
-            row if limit is not None and len(limit) > 1 else None,
             None if verdict is None else verdict.flag,
             None if verdict is None else verdict.running,
             float(n),
             count,
-            1 if limit is None else len(limit),
             SQUARE=norm == "l2",
             ACCUMULATE=accumulate,
             STICKY=sticky,
@@ -271,11 +255,9 @@ def decide(
             figures,
             figures,
             limit,
-            None,
             verdict.flag,
             verdict.running,
             1.0,
-            1,
             1,
             SQUARE=False,
             ACCUMULATE=accumulate,

@@ -19,9 +19,7 @@ from .launch import (
     launching_on,
     needs_device,
     needs_fp8,
-    needs_index,
     needs_values,
-    row_of,
 )
 
 TILE = 1024
@@ -32,23 +30,12 @@ PARTS = 1024
 """Most programs that sketch one row: what they add up apart has to be read once more."""
 
 
-def write_reference(
-    value: Tensor,
-    slot: Tensor | Packed,
-    position: int | Tensor,
-    *,
-    row: Tensor | None = None,
-) -> None:
-    """The meaning of a write: slot[position] = value, cast or packed (`formats.pack_reference`).
-
-    `position` is a number, one on the device, or with `row` a table of them.
-    """
+def write_reference(value: Tensor, slot: Tensor | Packed, position: int) -> None:
+    """The meaning of a write: slot[position] = value, cast or packed (`formats.pack_reference`)."""
     data = slot.data if isinstance(slot, Packed) else slot
     numbers, scales = value.to(data.dtype), None
     if isinstance(slot, Packed):
         numbers, scales = pack_reference(value, format_of(slot.data, slot.scales))
-    if isinstance(position, Tensor):
-        position = min(max(int(row_of(position, row)), 0), len(data) - 1)
     data[position].copy_(numbers)
     if isinstance(slot, Packed) and slot.scales is not None and scales is not None:
         slot.scales[position].copy_(scales)
@@ -70,9 +57,8 @@ def sketch_reference(value: Tensor, signs: Tensor, rows: int, width: int) -> Ten
 def write(
     value: Tensor,
     slot: Tensor | Packed | None,
-    position: int | Tensor = 0,
+    position: int = 0,
     *,
-    row: Tensor | None = None,
     signs: Tensor | None = None,
     rows: int = 1,
     width: int = 512,
@@ -81,8 +67,7 @@ def write(
 
     value: [*shape], fp32/bf16/fp16; one that is not contiguous is copied first. slot: [K, *shape]
     contiguous, in any floating-point type, or packed (`formats.Packed`); None to sketch only.
-    position: 0 <= position < K, or one int32 or int64 on the device, or with `row` (likewise) a
-    table [steps] of which it is taken. One outside the ring counts as the nearest.
+    position: 0 <= position < K.
 
     signs: int8[at least size], the sketch's random signs, for value taken as [rows, size]; gives
     the sketch f32[rows, width] then (`sketch_reference`), and None without. It is of the value, not
@@ -94,19 +79,17 @@ def write(
     if slot is None and signs is None:
         raise ValueError("write got neither a slot nor signs; nothing to do")
     if slot is not None:
-        _check_slot(value, slot, position, row)
+        _check_slot(value, slot, position)
     if signs is not None:
         _check_sketch(value, signs, rows, width)
     if launches(value):
-        return _write_triton(value, slot, position, row=row, signs=signs, rows=rows, width=width)
+        return _write_triton(value, slot, position, signs=signs, rows=rows, width=width)
     if slot is not None:
-        write_reference(value, slot, position, row=row)
+        write_reference(value, slot, position)
     return None if signs is None else sketch_reference(value, signs, rows, width)
 
 
-def _check_slot(
-    value: Tensor, slot: Tensor | Packed, position: int | Tensor, row: Tensor | None
-) -> None:
+def _check_slot(value: Tensor, slot: Tensor | Packed, position: int) -> None:
     data = slot.data if isinstance(slot, Packed) else slot
     if data.shape[1:] != value.shape:
         got, want = tuple(value.shape), tuple(data.shape[1:])
@@ -119,18 +102,8 @@ def _check_slot(
         needs_fp8(data.dtype, data.device)
     elif not data.dtype.is_floating_point:
         raise ValueError(f"write takes a floating-point slot or a packed one, got {data.dtype}")
-    if isinstance(position, int):
-        if not 0 <= position < len(data):
-            raise ValueError(f"write got position {position} in a slot of {len(data)} entries")
-    elif row is None:
-        needs_index("write", "position", position, value.device)
-    else:
-        needs_index("write", "row", row, value.device)
-        plain = position.dim() == 1 and position.is_contiguous() and len(position) > 0
-        if not plain or position.dtype not in (torch.int32, torch.int64):
-            got = f"{position.dtype}{list(position.shape)}"
-            raise ValueError(f"write needs positions [steps] of int32 or int64, got {got}")
-        needs_device("write", "positions", position, value.device)
+    if not 0 <= position < len(data):
+        raise ValueError(f"write got position {position} in a slot of {len(data)} entries")
 
 
 def _check_sketch(value: Tensor, signs: Tensor, rows: int, width: int) -> None:
@@ -149,47 +122,41 @@ def _check_sketch(value: Tensor, signs: Tensor, rows: int, width: int) -> None:
 def _write_triton(
     value: Tensor,
     slot: Tensor | Packed | None,
-    position: int | Tensor,
+    position: int,
     *,
-    row: Tensor | None = None,
     signs: Tensor | None = None,
     rows: int = 1,
     width: int = 512,
 ) -> Tensor | None:
     value = value.contiguous()
     if signs is None:
-        _launch(value, slot, position, row=row)
+        _launch(value, slot, position)
         return None
     runs, rest = divmod(width, SCALE_BLOCK)
     if rest or runs & (runs - 1):  # no power of two of runs: tiles would not line up with buckets
         if slot is not None:
-            _launch(value, slot, position, row=row)
+            _launch(value, slot, position)
         return sketch_reference(value, signs, rows, width)
     size = value.numel() // rows
     scaled = isinstance(slot, Packed) and slot.scales is not None
     if scaled and rows > 1 and size % SCALE_BLOCK:  # runs of scales go on from row to row
-        _launch(value, slot, position, row=row)
+        _launch(value, slot, position)
         slot = None
-    return _launch(value, slot, position, row=row, signs=signs, rows=rows, tile=width)
+    return _launch(value, slot, position, signs=signs, rows=rows, tile=width)
 
 
 def _launch(
     value: Tensor,
     slot: Tensor | Packed | None,
-    position: int | Tensor,
+    position: int,
     *,
-    row: Tensor | None,
     signs: Tensor | None = None,
     rows: int = 1,
     tile: int = TILE,
 ) -> Tensor | None:
     data, scales = (slot.data, slot.scales) if isinstance(slot, Packed) else (slot, None)
     kind: Format | None = None if scales is None or data is None else format_of(data, scales)
-    entries = 1 if data is None else len(data)
-    where = None
-    if data is not None and isinstance(position, Tensor):
-        where = position
-    elif data is not None:
+    if data is not None:
         data = data[position]
         scales = None if scales is None else scales[position]
     size = value.numel() // rows
@@ -205,13 +172,9 @@ def _launch(
             value,
             data,
             scales,
-            where,
-            None if where is None else row,
             signs,
             parts,
             size,
-            entries,
-            1 if where is None else where.numel(),
             LIMIT=None if kind is None else kind.limit,
             FLOATS=data is None or data.dtype.is_floating_point,
             RUNS=tile // SCALE_BLOCK,

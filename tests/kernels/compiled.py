@@ -65,7 +65,7 @@ def forecasts(capability, stored):
 
 def writes(capability, stored):
     limit = STORED[stored]
-    for value, at, sketch in (("fp32", None, None), ("bf16", "i32", "i8"), ("fp16", "i64", None)):
+    for value, sketch in (("fp32", None), ("bf16", "i8"), ("fp16", None)):
         compiled(
             f"write {value} to {stored}",
             write_kernel(),
@@ -74,12 +74,10 @@ def writes(capability, stored):
                 "value": value,
                 "slot": stored,
                 "scales": "fp32" if limit else None,
-                "position": at,
-                "row": at,
                 "signs": sketch,
                 "parts": "fp32" if sketch else None,
             },
-            {"size": "i32", "entries": "i32", "positions": "i32"},
+            {"size": "i32"},
             {
                 "LIMIT": limit,
                 "FLOATS": stored != "i8",
@@ -91,22 +89,22 @@ def writes(capability, stored):
 
 
 def sketches(capability):
-    absent = ("slot", "scales", "position", "row")
+    absent = ("slot", "scales")
     compiled(
         "sketch bf16",
         write_kernel(),
         capability,
         dict.fromkeys(absent) | {"value": "bf16", "signs": "i8", "parts": "fp32"},
-        {"size": "i32", "entries": "i32", "positions": "i32"},
+        {"size": "i32"},
         {"LIMIT": None, "FLOATS": True, "RUNS": 4, "SCALE_BLOCK": 128, "TILES": 8},
     )
 
 
 def probes(capability, stored):
     scales = "fp32" if STORED[stored] else None
-    for square, weights, row in ((True, "fp32", "i32"), (False, None, None)):
+    for square, weights in ((True, "fp32"), (False, None)):
         compiled(
-            f"distance {stored} {row}",
+            f"distance {stored} {weights}",
             distance_kernel(),
             capability,
             {
@@ -114,10 +112,9 @@ def probes(capability, stored):
                 "reference": stored,
                 "scales": scales,
                 "weights": weights,
-                "row": row,
                 "parts": "fp32",
             },
-            {"n": "i32", "rows": "i32"},
+            {"n": "i32"},
             {
                 "K": 2 if weights else 1,
                 "SQUARE": square,
@@ -130,20 +127,19 @@ def probes(capability, stored):
 
 
 def verdicts(capability):
-    for flag, row, on in ((None, None, False), ("i32", "i32", True), ("i32", None, False)):
+    for flag, on in ((None, False), ("i32", True), ("i32", False)):
         compiled(
-            f"verdict {flag} {row}",
+            f"verdict {flag} {on}",
             verdict_kernel(),
             capability,
             {
                 "parts": "fp32",
                 "figures": "fp32",
                 "limit": "fp32" if flag else None,
-                "row": row,
                 "flag": flag,
                 "running": "fp32" if flag else None,
             },
-            {"n": "fp32", "count": "i32", "limits": "i32"},
+            {"n": "fp32", "count": "i32"},
             {"SQUARE": on, "ACCUMULATE": on, "STICKY": on, "PARTS": 1024},
         )
 

@@ -17,11 +17,9 @@ def test_the_figures_are_those_of_cache_probe():
 
 def test_the_distance_to_a_forecast_is_the_guards():
     value, slot = torch.randn(4, 33), torch.randn(3, 4, 33)
-    table = torch.randn(2, 3)
-    made = torch.tensordot(table[1], slot, 1)
-    moved, size = probe(
-        value, slot, weights=table, row=torch.tensor(1), norm="l2", relative_to="value"
-    )
+    weights = torch.randn(3)
+    made = torch.tensordot(weights, slot, 1)
+    moved, size = probe(value, slot, weights=weights, norm="l2", relative_to="value")
     strain = (value - made).norm() / value.norm()
     torch.testing.assert_close(moved / size, strain)
 
@@ -48,11 +46,10 @@ def test_a_verdict_says_when_the_limit_is_passed():
 
 
 def test_a_guards_flag_stays():
-    reference, limit, verdict = torch.ones(1, 8), torch.tensor([0.5, 2.0]), verdict_on("cpu")
+    reference, verdict = torch.ones(1, 8), verdict_on("cpu")
     flags = []
-    for change, row in ((1.0, 1), (1.0, 0), (0.0, 0)):
-        at = torch.tensor([row], dtype=torch.int32)
-        how = {"row": at, "limit": limit, "verdict": verdict, "sticky": True}
+    for change, limit in ((1.0, 2.0), (1.0, 0.5), (0.0, 0.5)):
+        how = {"limit": torch.tensor([limit]), "verdict": verdict, "sticky": True}
         probe(reference[0] + change, reference, **how)
         flags.append(verdict.flag.item())
     assert flags == [0, 1, 1]
@@ -94,9 +91,8 @@ def test_what_is_not_finite_sets_the_flag(bad):
             torch.ones(2),
             torch.ones(1, 2),
             {"limit": torch.ones(2), "verdict": verdict_on("cpu")},
-            "f32\\[steps\\] with a row",
+            "a limit f32\\[1\\]",
         ),
-        (torch.ones(2), torch.ones(1, 2), {"row": torch.tensor([0.5])}, "int32 or int64 as row"),
     ],
 )
 def test_what_does_not_fit_is_named(value, reference, more, message):
@@ -120,11 +116,10 @@ def test_types_are_not_the_callers_default():
 @pytest.mark.parametrize("shape", [(1,), (3, 5, 11), (2, 4097, 65), (1, 3 << 20)])
 def test_the_figures_on_a_device(norm, shape):
     value, slot = torch.randn(shape, device="cuda"), torch.randn(3, *shape, device="cuda")
-    table, at = torch.randn(4, 3, device="cuda"), torch.tensor([2], device="cuda")
-    how = {"weights": table, "row": at, "norm": norm}
-    limit, verdict = torch.full((4,), 0.1, device="cuda"), verdict_on("cuda")
+    how = {"weights": torch.randn(3, device="cuda"), "norm": norm}
+    limit, verdict = torch.full((1,), 0.1, device="cuda"), verdict_on("cuda")
     got = [probe(value, slot, **how, limit=limit, verdict=verdict) for _ in range(3)]
-    host = {"weights": table.cpu(), "row": at.cpu(), "norm": norm}
+    host = {"weights": how["weights"].cpu(), "norm": norm}
     torch.testing.assert_close(
         got[0].cpu(), probe(value.cpu(), slot.cpu(), **host), rtol=1e-4, atol=1e-6
     )

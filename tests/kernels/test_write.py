@@ -1,4 +1,4 @@
-"""The write kernel's host path: entries, positions, sketches, and what it refuses."""
+"""The write kernel's host path: entries, sketches, and what it refuses."""
 
 from __future__ import annotations
 
@@ -25,13 +25,6 @@ def test_one_entry_is_written_and_the_others_stay(name):
     assert not entries[2].any()
 
 
-def test_a_position_comes_from_a_table():
-    slot, positions = torch.zeros(3, 4), torch.tensor([2, 0, 1], dtype=torch.int32)
-    for row in range(3):
-        write(torch.full((4,), row + 1.0), slot, positions, row=torch.tensor([row]))
-    assert slot[:, 0].tolist() == [2.0, 3.0, 1.0]
-
-
 @pytest.mark.parametrize(("shape", "rows"), [((2, 700), 2), ((3, 5, 512), 3), ((1, 4000), 1)])
 def test_the_sketch_is_the_recorders(shape, rows):
     value = torch.randn(shape)
@@ -51,7 +44,6 @@ def test_the_sketch_is_the_recorders(shape, rows):
         ((torch.ones(3), torch.ones(2, 2)), "entries are"),
         ((torch.ones(2), torch.ones(2, 2), 2), "position 2"),
         ((torch.ones(2), torch.ones(2, 2).t()), "contiguous slot"),
-        ((torch.ones(2), torch.ones(2, 2), torch.tensor([1.0])), "int32 or int64 as position"),
         ((torch.ones(2), torch.ones(2, 2).to(torch.int8)), "floating-point slot or a packed"),
         ((torch.ones(2), torch.ones(2, 2, device="meta")), "needs the slot on cpu"),
     ],
@@ -95,8 +87,7 @@ def test_packing_on_a_device(name, dtype, shape):
         pytest.skip("no hardware for fp8-e4m3")
     value = torch.randn(shape, device="cuda").to(dtype)
     slot = Packed.empty(FORMATS[name], 2, value)
-    where = torch.tensor([1], device="cuda", dtype=torch.int32)
-    write(value, slot, where)
+    write(value, slot, 1)
     numbers, scales = pack_reference(value, FORMATS[name])
     assert scales is None or torch.equal(slot.scales[1], scales)
     unit = {"int8": (0.0, 1.0), "fp8_e4m3": (2**-3, 2**-9)}.get(name, (0.0, 0.0))
