@@ -14,7 +14,7 @@ def clock_kernel(  # noqa: PLR0917
     timestep,
     grid,
     within,
-    computes,
+    flag,
     dial,
     n,
     steps,
@@ -22,7 +22,7 @@ def clock_kernel(  # noqa: PLR0917
     BLOCK: tl.constexpr,
     ROUNDS: tl.constexpr,
 ):
-    """The dial (row, unknown, compute, first) after a call at this timestep of n entries."""
+    """The dial (row, unknown, left, first) after a call at this timestep of n entries."""
     lanes = tl.arange(0, BLOCK)
     low = tl.full((), float("inf"), tl.float32)
     high = tl.full((), float("-inf"), tl.float32)
@@ -50,7 +50,9 @@ def clock_kernel(  # noqa: PLR0917
     moves = moves & (unknown == 0) & (row >= 0) & (row + 1 < steps)
     row = tl.where(begins, first, tl.where(moves, row + 1, row))
     unknown = tl.where(begins | moves, 0, 1)
-    planned = tl.load(computes + tl.maximum(row, 0))
+    left = unknown
+    if flag is not None:
+        left = left | tl.load(flag)
     tl.store(dial, row)
     tl.store(dial + 1, unknown)
-    tl.store(dial + 2, unknown | planned)
+    tl.store(dial + 2, left)

@@ -1,9 +1,8 @@
 """A clock on the device: which step of the plan's grid a timestep is, without asking the host.
 
 The host's clock (`runtime/clock.py`) reads each timestep, which waits for the device. Here one
-small program compares it with the next one that the plan expects, and leaves the step where other
-kernels read it: the row of forecast weights, of ring positions, of limits. A captured graph thus
-finds its place in each replay.
+small program compares it with the next one that the plan expects, and leaves the step where a
+forecast reads it as the row of its weights. A captured graph thus finds its place in each replay.
 """
 
 from __future__ import annotations
@@ -33,37 +32,25 @@ def reach(timesteps: Sequence[float], step: int) -> float:
 class Grid:
     """A plan's timesteps on a device; made by `grid_on`.
 
-    timesteps: f32[steps]; within: f32[steps], how far a timestep may lie from each; computes:
-    i32[steps], 1 where the plan computes.
+    timesteps: f32[steps]; within: f32[steps], how far a timestep may lie from each.
     """
 
     timesteps: Tensor
     within: Tensor
-    computes: Tensor
 
 
-def grid_on(
-    device: torch.device | str,
-    timesteps: Sequence[float],
-    computes: Sequence[bool] | None = None,
-) -> Grid:
-    """A plan's grid on a device. Without `computes` nothing is computed that is known.
+def grid_on(device: torch.device | str, timesteps: Sequence[float]) -> Grid:
+    """A plan's grid on a device.
 
     A timestep is taken for one of the grid where it is nearer than a quarter of the way to that
-    one's nearer neighbour. Raises ValueError for a grid without steps, or other than one decision
-    for each.
+    one's nearer neighbour. Raises ValueError for a grid without steps.
     """
-    steps = len(timesteps)
-    if steps == 0:
+    if len(timesteps) == 0:
         raise ValueError("a grid needs at least one timestep, got none")
-    if computes is not None and len(computes) != steps:
-        raise ValueError(f"a grid of {steps} steps needs as many decisions, got {len(computes)}")
-    within = [reach(timesteps, step) for step in range(steps)]
-    decisions = [int(c) for c in (computes or [False] * steps)]
+    within = [reach(timesteps, step) for step in range(len(timesteps))]
     return Grid(
         torch.tensor(timesteps, dtype=torch.float32, device=device),
         torch.tensor(within, dtype=torch.float32, device=device),
-        torch.tensor(decisions, dtype=torch.int32, device=device),
     )
 
 
@@ -87,8 +74,8 @@ class Dial:
         return self.state[1:2]
 
     @property
-    def compute(self) -> Tensor:
-        """1 where this step has to be computed, by the plan or because it is unknown."""
+    def left(self) -> Tensor:
+        """1 where the plan does not hold at this step: it is unknown, or a flag was set."""
         return self.state[2:3]
 
     def clear(self, first: int = 0) -> None:
@@ -106,13 +93,14 @@ def dial_on(device: torch.device | str, first: int = 0) -> Dial:
     return Dial(torch.tensor([-1, 0, 1, first], dtype=torch.int32, device=device))
 
 
-def clock_reference(timestep: Tensor, grid: Grid, dial: Dial) -> None:
+def clock_reference(timestep: Tensor, grid: Grid, dial: Dial, flag: Tensor | None = None) -> None:
     """The meaning of a tick, in place.
 
     The time is the largest entry, if all are equal to it (for more than one dimension: or to the
     smallest, a clean first frame); otherwise it is unknown. At the dial's first step a generation
     begins, whatever was before. Otherwise the row moves on by one if the time is that of
-    the next row and nothing was unknown so far; if not, it stays and the rest is unknown.
+    the next row and nothing was unknown so far; if not, it stays and the rest is unknown. A step
+    that is unknown has left the plan, and so has one at which the flag is set.
     """
     t = timestep.to(torch.float32).reshape(-1)
     low, high = t.min(), t.max()
@@ -129,16 +117,17 @@ def clock_reference(timestep: Tensor, grid: Grid, dial: Dial) -> None:
         row += 1
     else:
         unknown = 1
-    compute = unknown or int(grid.computes[max(row, 0)])
-    dial.state[:3] = torch.tensor([row, unknown, compute], dtype=torch.int32)
+    left = unknown if flag is None else unknown | int(flag)
+    dial.state[:3] = torch.tensor([row, unknown, left], dtype=torch.int32)
 
 
-def clock(timestep: Tensor, grid: Grid, dial: Dial) -> None:
+def clock(timestep: Tensor, grid: Grid, dial: Dial, flag: Tensor | None = None) -> None:
     """Enter a call of the model: move the dial to the step that `timestep` tells.
 
     timestep: [], [B] or [B, tokens], any real number type, on the dial's device; what it tells is
-    in `clock_reference`. Runs one program and waits for nothing. Raises ValueError for an empty or
-    complex timestep or one on another device.
+    in `clock_reference`. flag: i32[1] there, a guard's: where it is set the plan is left. Runs one
+    program and waits for nothing. Raises ValueError for an empty or complex timestep or one on
+    another device.
     """
     if timestep.numel() == 0 or timestep.is_complex() or timestep.dtype == torch.bool:
         got = f"{timestep.dtype}{list(timestep.shape)}"
@@ -146,18 +135,18 @@ def clock(timestep: Tensor, grid: Grid, dial: Dial) -> None:
     needs_device("clock", "the timestep", timestep, dial.state.device)
     needs_device("clock", "the grid", grid.timesteps, dial.state.device)
     if launches(timestep):
-        _clock_triton(timestep, grid, dial)
+        _clock_triton(timestep, grid, dial, flag)
     else:
-        clock_reference(timestep, grid, dial)
+        clock_reference(timestep, grid, dial, flag)
 
 
-def _clock_triton(timestep: Tensor, grid: Grid, dial: Dial) -> None:
+def _clock_triton(timestep: Tensor, grid: Grid, dial: Dial, flag: Tensor | None) -> None:
     with launching_on(timestep.device):
         clock_kernel()[(1,)](
             timestep.contiguous(),
             grid.timesteps,
             grid.within,
-            grid.computes,
+            flag,
             dial.state,
             timestep.numel(),
             len(grid.timesteps),

@@ -57,7 +57,6 @@ def forecast(
     *,
     row: Tensor | None = None,
     add: Tensor | None = None,
-    out: Tensor | None = None,
 ) -> Tensor:
     """Weighted sum of the K entries of a slot's ring, plus `add`.
 
@@ -66,7 +65,7 @@ def forecast(
     With `row` (one int32 or int64 on the device) weights are a table f32[steps, K], and the row is
     read where the sum is taken, so that a captured graph needs nothing from the host; a row outside
     the table counts as the nearest. add: [*shape], any float dtype: the live-in that a forecast
-    delta belongs to. out: [*shape] contiguous, in slot's dtype, to write into.
+    delta belongs to.
 
     Gives [*shape] in slot's dtype, accumulated in fp32 and rounded once. Raises ValueError for
     anything that the kernel does not take.
@@ -78,23 +77,17 @@ def forecast(
         if add.shape != data.shape[1:]:
             got, want = tuple(add.shape), tuple(data.shape[1:])
             raise ValueError(f"forecast adds a tensor of the entries' shape {want}, got {got}")
-    if out is not None and (
-        out.shape != data.shape[1:] or out.dtype != slot.dtype or not out.is_contiguous()
-    ):
-        got = f"{out.dtype}{list(out.shape)}"
-        raise ValueError(f"forecast writes a contiguous tensor of the entries' type, got {got}")
     if launches(data):
+        out = torch.empty(data.shape[1:], dtype=slot.dtype, device=data.device)
         return _forecast_triton(slot, weights, row, add, out)
     if isinstance(slot, Packed):
-        made = forecast_reference(slot, weights, row=row, add=add)
-    else:
-        flat = slot.view(slot.shape[0], -1)
-        exact = slot.dtype == torch.float32
-        made = torch.mv((flat if exact else flat.to(torch.float32)).t(), row_of(weights, row))
-        made = made.view(slot.shape[1:])
-        made = made if add is None else made.add_(add)
-        made = made if exact else made.to(slot.dtype)
-    return made if out is None else out.copy_(made)
+        return forecast_reference(slot, weights, row=row, add=add)
+    flat = slot.view(slot.shape[0], -1)
+    exact = slot.dtype == torch.float32
+    made = torch.mv((flat if exact else flat.to(torch.float32)).t(), row_of(weights, row))
+    made = made.view(slot.shape[1:])
+    made = made if add is None else made.add_(add)
+    return made if exact else made.to(slot.dtype)
 
 
 def _check(slot: Tensor | Packed, data: Tensor, weights: Tensor, row: Tensor | None) -> None:
@@ -116,13 +109,11 @@ def _check(slot: Tensor | Packed, data: Tensor, weights: Tensor, row: Tensor | N
 def _forecast_triton(
     slot: Tensor | Packed,
     weights: Tensor,
-    row: Tensor | None = None,
-    add: Tensor | None = None,
-    out: Tensor | None = None,
+    row: Tensor | None,
+    add: Tensor | None,
+    out: Tensor,
 ) -> Tensor:
     data, scales = (slot.data, slot.scales) if isinstance(slot, Packed) else (slot, None)
-    if out is None:
-        out = torch.empty(data.shape[1:], dtype=slot.dtype, device=data.device)
     add = None if add is None else add.contiguous()
     n = out.numel()
     with launching_on(data.device):

@@ -20,7 +20,8 @@ class PassContext:
     insert; `profile` the measured drift; `record` asks for the live-outs of these region kinds
     as extra outputs; `slot_budget` bounds the cache storage in bytes (None: no bound);
     `slot_format` is how slots are stored (a name of `kernels.formats.FORMATS`, None as they are).
-    `on_device` asks for decisions that the host need not wait for.
+    `on_device` asks for decisions that the host need not wait for, `guarded` for steps that a
+    device computes after all where a generation has left its plan.
     """
 
     roles: dict[str, str] = field(default_factory=dict[str, str])
@@ -30,6 +31,7 @@ class PassContext:
     slot_budget: int | None = None
     slot_format: str | None = None
     on_device: bool = False
+    guarded: bool = False
 
 
 @dataclass(frozen=True)

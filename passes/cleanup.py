@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import fx
@@ -12,8 +12,9 @@ from torch import fx
 from .base import PassContext, PassResult
 from .cost import total_macs
 from .effects import is_random, storage_roots
-from .ir import StepGraph, output_node, placeholders
+from .ir import StepGraph, Variant, output_node, placeholders
 from .modules import live_nodes, module_of
+from .ops import cache_cond
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,17 @@ class Cleanup:
             removed += len(module.graph.nodes) - len(done.graph.nodes)
             return done
 
-        variants = tuple(replace(v, module=clean(v.module)) for v in graph.variants)
+        def whole(variant: Variant) -> fx.GraphModule:
+            done = clean(variant.module)
+            arms = {str(a.target) for n in done.graph.nodes if n.target is cache_cond
+                    for a in n.args[1:3]}  # fmt: skip
+            if arms:
+                done = module_of(done, done.graph)
+            for arm in arms:
+                setattr(done, arm, clean(cast(fx.GraphModule, done.get_submodule(arm))))
+            return done
+
+        variants = tuple(replace(v, module=whole(v)) for v in graph.variants)
         variants = tuple(replace(v, macs=total_macs(v.module.graph.nodes)) for v in variants)
         prologues = tuple(replace(p, module=clean(p.module)) for p in graph.prologues)
         facts = graph.facts | self.ensures

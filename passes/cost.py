@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .effects import bodies, op_base
 from .functional_ops import relayout
-from .ir import CACHE_OPS, flat_nodes, value_of
+from .ir import flat_nodes, value_of
+from .ops import CACHE_OPS
 from .symbolic import hint, shape_of, stride_of
 
 _SDPA = torch.nn.functional.scaled_dot_product_attention

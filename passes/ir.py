@@ -1,25 +1,22 @@
 """The intermediate representation: one denoising step as an FX graph, plus what ditcache knows.
 
 A `StepGraph` wraps the FX graph that Dynamo traced. Caching is expressed by a handful of ops
-(`cache_forecast`, `cache_write`, `cache_probe`, `cache_decide`, `cache_cond`), by regions (named
-sets of nodes with explicit live-ins and live-outs) and by slots (the storage of one live-out).
-Every op has a reference meaning in plain torch, so that a graph can be interpreted at any stage of
-the pipeline.
+(`ops`: forecast, write, probe, decide, cond …), by regions (named sets of nodes with explicit
+live-ins and live-outs) and by slots (the storage of one live-out). Every op has a reference meaning
+in plain torch, so that a graph can be interpreted at any stage of the pipeline.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx
-from torch.fx.node import has_side_effect
+from torch import fx
 
-from ..kernels.forecast import forecast_reference
 from ..kernels.formats import FORMATS
 from .profile import Profile
 from .symbolic import Size, hint
@@ -38,6 +35,8 @@ class InputKind(enum.StrEnum):
     PREDICATE = "predicate"  # i1, true where the plan says: forecast
     HOISTED = "hoisted"  # a value that a prologue computed
     CARRIED = "carried"  # a value that the head computed, on its way into a tail
+    GRID = "grid"  # f32[steps] on the device: the plan's timesteps, or their tolerance
+    STATE = "state"  # i32, what a device knows of the generation: its clock, the guard's flag
 
 
 class Depends(enum.IntFlag):
@@ -147,14 +146,16 @@ class Variant:
     Where a probe decides, a step is a `head`, whose output is `(probes, carried values)`, and one
     of several `tail`s, which take what they need of the carried values as inputs; `carried` names
     them. The `whole` variants need no decision. A `body` is what the computing tail writes, for a
-    device that decides by itself whether it runs (lower-cond).
+    device that decides by itself whether it runs; a `guarded` one is a step that the plan skips and
+    that a device computes where the plan was left: its module's output is `(outputs, (at,))`, `at`
+    the clock (lower-cond).
     """
 
     modes: tuple[bool, ...]
     module: fx.GraphModule
     writes: tuple[str, ...]
     macs: int = 0
-    stage: str = "whole"  # or "head", "tail", "body"
+    stage: str = "whole"  # or "head", "tail", "body", "guarded"
     carried: tuple[str, ...] = ()
 
 
@@ -201,56 +202,6 @@ class StepGraph:
     def with_(self, **changes: Any) -> StepGraph:
         """A copy with the given fields replaced."""
         return replace(self, **changes)
-
-
-# The ops ---------------------------------------------------------------------------------------
-
-
-def cache_forecast(slot: Tensor, weights: Tensor) -> Tensor:
-    """Linear combination of the last K values: sum_k weights[k] * slot[k], in fp32, cast back.
-
-    `slot` is [K, *shape] newest first, `weights` f32[K]; the result is [*shape] in slot's dtype.
-    """
-    return forecast_reference(slot, weights)
-
-
-@has_side_effect
-def cache_write(slot: Tensor, value: Tensor) -> Tensor:
-    """Push `value` [*shape] into `slot` [K, *shape] in place as its newest entry; gives `value`."""
-    slot.copy_(torch.cat([value.unsqueeze(0).to(slot.dtype), slot[:-1]]))
-    return value
-
-
-def cache_probe(value: Tensor, reference: Tensor) -> Tensor:
-    """How far a value is from a reference slot [1, *shape]: f32[2], mean |value - r| and mean |r|.
-
-    Their ratio is the relative L1 distance of TeaCache and First Block Cache.
-    """
-    last = reference[0].to(torch.float32)
-    moved = (value.to(torch.float32) - last).abs().mean()
-    return torch.stack([moved, last.abs().mean()])
-
-
-def cache_decide(threshold: float, *probes: Tensor) -> bool:
-    """Whether to forecast: every probe below `threshold` times its reference.
-
-    The meaning for one step alone. A rule that accumulates or counts (most do) takes the probes'
-    numbers to the host and decides there; the predicate then is `i1 host probe`.
-    """
-    return all(bool(probe[0] < threshold * probe[1]) for probe in probes)
-
-
-def cache_cond(
-    pred: bool,
-    hit: Callable[..., tuple[Tensor, ...]],
-    miss: Callable[..., tuple[Tensor, ...]],
-    operands: tuple[Any, ...],
-) -> tuple[Tensor, ...]:
-    """Run `hit` where the predicate holds, else `miss`, on the same operands; gives live-outs."""
-    return hit(*operands) if pred else miss(*operands)
-
-
-CACHE_OPS = frozenset({cache_forecast, cache_write, cache_probe, cache_decide, cache_cond})
 
 
 # Metadata and small helpers ---------------------------------------------------------------------

@@ -9,6 +9,7 @@ from torch import fx
 
 from .base import PassContext, PassResult
 from .cost import total_macs
+from .guarded_step import guarded
 from .ir import InputKind, StepGraph, Variant, kind_of, output_node, placeholders
 from .modules import drop_dead, module_of
 from .policies import device_limit
@@ -52,15 +53,20 @@ class LowerCond:
     def apply(self, graph: StepGraph, ctx: PassContext) -> PassResult:
         """Attach the body, where there is one."""
         facts = graph.facts | self.ensures
+        if ctx.guarded and ctx.plan is not None and ctx.plan.rule is None:
+            step = guarded(graph, len(ctx.plan.timesteps))
+            variants = graph.variants if step is None else (*graph.variants, step)
+            done = graph.with_(variants=variants, facts=facts)
+            return PassResult(done, step is not None, {"conditionals": int(step is not None)})
         rule = ctx.plan.rule if ctx.plan is not None else None
         plain = all(s.history == 1 and not s.format for s in graph.slots)
         single = len(graph.scheduled) == 1 and plain
         if not ctx.on_device or rule is None or not single or device_limit(rule) is None:
-            return PassResult(graph.with_(facts=facts), False, {"bodies": 0})
+            return PassResult(graph.with_(facts=facts), False, {"conditionals": 0})
         tails = {v.modes: v for v in graph.variants if v.stage == "tail"}
         made = _body(graph, tails[False,], tails[True,])
         done = graph.with_(variants=(*graph.variants, made), facts=facts)
-        return PassResult(done, True, {"bodies": 1})
+        return PassResult(done, True, {"conditionals": 1})
 
 
 def _body(graph: StepGraph, miss: Variant, hit: Variant) -> Variant:

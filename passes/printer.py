@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .ir import CACHE_OPS, Depends, InputKind, StepGraph, cache_cond, depends_of, kind_of, value_of
+from .ir import Depends, InputKind, StepGraph, depends_of, kind_of, value_of
 from .names import module_path, source_name
+from .ops import CACHE_OPS, cache_cond, cache_decide, cache_prologue
 from .plan_format import Plan
 
 DTYPES = {
@@ -58,12 +59,12 @@ def print_graph(
         modes = dict(zip(graph.scheduled, variant.modes, strict=False))
         what = ", ".join(_modes(graph, modes)) if variant.stage != "head" else "head"
         writes = "".join(f" ${w}" for w in variant.writes)
-        stage = f"{variant.stage}, " if variant.stage in ("tail", "body") else ""
+        stage = f"{variant.stage}, " if variant.stage in ("tail", "body", "guarded") else ""
         head = f"  variant {i} ({stage}{what or 'compute'})"
         lines.append(
             f"{head}{' writes' + writes if writes else ''}  // {macs_text(variant.macs)} {{"
         )
-        lines += _body(variant.module.graph, indent=4)
+        lines += _body(variant.module.graph, indent=4, module=variant.module)
         lines.append("  }")
     lines.append("}")
     return "\n".join(lines) + "\n"
@@ -153,7 +154,7 @@ def _body(graph: fx.Graph, indent: int, module: fx.GraphModule | None = None) ->
 
 
 def _is_arm(node: fx.Node) -> bool:
-    return any(u.target is cache_cond for u in node.users)
+    return any(u.target in (cache_cond, cache_prologue) for u in node.users)
 
 
 def _cond_lines(node: fx.Node, pad: str, indent: int, module: fx.GraphModule) -> list[str]:
@@ -187,7 +188,7 @@ def node_text(node: fx.Node) -> str:
     path = module_path(node)
     notes = f" : {kind}" if kind else ""
     if "runs" in node.meta:
-        notes = f" : i1 {node.meta['runs']} probe"
+        notes = f" : i1 {node.meta['runs']}{' probe' if node.target is cache_decide else ''}"
     if path:
         notes += f" @{path}"
     if "depends" in node.meta and not depends_of(node) & Depends.LATENT:

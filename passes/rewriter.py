@@ -13,23 +13,10 @@ from torch import Tensor, fx
 from .base import PassError
 from .cached_regions import Cached
 from .grouping import ordered_groups
-from .ir import (
-    Depends,
-    InputKind,
-    Slot,
-    StepGraph,
-    cache_cond,
-    cache_decide,
-    cache_forecast,
-    cache_probe,
-    cache_write,
-    output_node,
-    placeholders,
-    set_value,
-    value_of,
-)
-from .made_nodes import as_traced, computed, delta, in_dtype, operand
+from .ir import Depends, InputKind, Slot, StepGraph, output_node, placeholders, set_value, value_of
+from .made_nodes import as_traced, delta, operand
 from .modules import module_of
+from .ops import cache_cond, cache_decide, cache_forecast, cache_probe, cache_write
 from .probes import ProbeValue
 
 Write = tuple[Slot, fx.Node, fx.Node | None]  # slot, value, the base that is taken from it
@@ -234,13 +221,12 @@ class Rewriter:
         made: list[fx.Node] = []
         for slot in cached.slots:
             traced = cast(Tensor, value_of(self.nodes[slot.value]))
-            value = graph.call_function(cache_forecast, (rings[slot.name], row))
+            base = cached.base.get(slot.value)
+            added = () if base is None else (local[self.nodes[base]],)
+            value = graph.call_function(cache_forecast, (rings[slot.name], row, *added))
             with getattr(traced, "fake_mode", torch.no_grad()):
                 fresh = torch.empty(traced.shape, dtype=traced.dtype, device=traced.device)
             set_value(value, fresh)
-            if slot.value in cached.base:
-                base = in_dtype(graph, local[self.nodes[cached.base[slot.value]]], traced.dtype)
-                value = computed(graph.call_function(operator.add, (base, value)))
             made.append(as_traced(value, traced))
         graph.output(tuple(made))
         return graph

@@ -12,20 +12,9 @@ from torch import Tensor, fx
 
 from .base import PassContext, PassResult
 from .cost import total_macs
-from .ir import (
-    InputKind,
-    StepGraph,
-    Variant,
-    cache_cond,
-    cache_decide,
-    cache_probe,
-    cache_write,
-    kind_of,
-    output_node,
-    placeholders,
-    value_of,
-)
+from .ir import InputKind, StepGraph, Variant, kind_of, output_node, placeholders, value_of
 from .modules import drop_dead, module_of
+from .ops import cache_cond, cache_decide, cache_probe, cache_write
 from .plan_format import Plan
 from .probes import upstream
 

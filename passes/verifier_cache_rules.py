@@ -10,14 +10,8 @@ from torch import fx
 
 from .base import PassContext
 from .functional_ops import relayout
-from .ir import (
-    InputKind,
-    StepGraph,
-    cache_forecast,
-    cache_write,
-    kind_of,
-    output_node,
-)
+from .ir import InputKind, StepGraph, kind_of, output_node
+from .ops import cache_forecast, cache_write
 from .printer import node_text
 from .verifier_rules import Violation, arms_of
 
@@ -42,16 +36,13 @@ def v13(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
         taken: dict[str, str | None] = {}
         for node in miss.graph.nodes:
             if node.target is cache_write and kinds.get(_slot(node.args[0])) == "delta":
-                taken[_slot(node.args[0])] = _base(node.args[1], operator.sub)
+                taken[_slot(node.args[0])] = _base(node.args[1])
         for value in cast("tuple[fx.Node, ...]", output_node(hit.graph).args[0]):
             made = cast(fx.Node, value.args[0]) if value.target is relayout else value
-            forecast = next(
-                (a for a in (made, *made.all_input_nodes) if a.target is cache_forecast), None
-            )
-            slot = _slot(forecast.args[0]) if forecast is not None else ""
+            slot = _slot(made.args[0]) if made.target is cache_forecast else ""
             if slot not in taken:
                 continue
-            added = _base(made, operator.add)
+            added = cast(fx.Node, made.args[2]).name if len(made.args) > 2 else None
             if added is None or added != taken[slot]:
                 got = f"${slot} is written less %{taken[slot]} and forecast on top of %{added}"
                 lines = (node_text(made), node_text(cond))
@@ -83,12 +74,12 @@ def _slot(ring: Any) -> str:
     return str(cast(fx.Node, ring).meta["slot"])
 
 
-def _base(value: Any, op: Any) -> str | None:
-    """The name of the live-in that a delta is made with, through the cast that it may need."""
+def _base(value: Any) -> str | None:
+    """The name of the live-in that a delta is taken from, through the cast that it may need."""
     node = cast(fx.Node, value)
-    if node.target is not op:
+    if node.target is not operator.sub:
         return None
-    base = cast(fx.Node, node.args[1] if op is operator.sub else node.args[0])
+    base = cast(fx.Node, node.args[1])
     while base.op == "call_method" and base.target == "to":
         base = cast(fx.Node, base.args[0])
     return base.name

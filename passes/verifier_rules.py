@@ -21,18 +21,16 @@ from .effects import (
     written,
 )
 from .ir import (
-    CACHE_OPS,
     Depends,
     InputKind,
     StepGraph,
-    cache_cond,
-    cache_write,
     depends_of,
     flat_nodes,
     kind_of,
     output_node,
     value_of,
 )
+from .ops import CACHE_OPS, cache_cond, cache_write
 from .printer import node_text, type_text
 from .symbolic import is_dense, is_static, same_layout, shape_of, stride_of
 
@@ -55,14 +53,15 @@ def _modules(graph: StepGraph) -> Iterator[fx.GraphModule]:
 
 
 def arms_of(graph: StepGraph) -> Iterator[tuple[fx.Node, tuple[fx.GraphModule, fx.GraphModule]]]:
-    """Each conditional with its hit and miss arm."""
-    for node in graph.graph.nodes:
-        if node.target is cache_cond:
-            hit, miss = (
-                cast(fx.GraphModule, graph.module.get_submodule(str(a.target)))
-                for a in node.args[1:3]
-            )
-            yield node, (hit, miss)
+    """Each conditional of the step and of its variants with its hit and miss arm."""
+    for module in (graph.module, *(v.module for v in graph.variants)):
+        for node in module.graph.nodes:
+            if node.target is cache_cond:
+                hit, miss = (
+                    cast(fx.GraphModule, module.get_submodule(str(a.target)))
+                    for a in node.args[1:3]
+                )
+                yield node, (hit, miss)
 
 
 def lint(graph: StepGraph) -> Iterator[Violation]:

@@ -18,7 +18,7 @@ Rows = Mapping[str, Tensor]  # region -> f32[K], the forecast weights in the rin
 
 @dataclass(frozen=True)
 class Ref:
-    """Where an input comes from: `arg` i, or by name from `slot`, `row`, `hoisted`, `carried`."""
+    """Where an input comes from: `arg` i; by name `slot`, `row`, `hoisted`, `carried`, `state`."""
 
     source: str
     index: int = 0
@@ -41,17 +41,6 @@ class Executable:
         return self.run.run if isinstance(self.run, Captured) else self.run
 
 
-@dataclass(frozen=True)
-class Inner:
-    """A prologue that runs inside of a step: what it gives, by name, and its inputs resolved."""
-
-    outputs: tuple[str, ...]
-    run: Callable[..., Any]
-    inputs: tuple[Ref, ...]
-    uses: tuple[InputUse, ...]
-    macs: int
-
-
 def gather(
     refs: Sequence[Ref],
     args: Sequence[Any],
@@ -59,12 +48,12 @@ def gather(
     rows: Rows,
     named: Mapping[str, Any],
 ) -> list[Any]:
-    """The values that inputs stand for; `named` are hoisted and carried ones."""
+    """The values that inputs stand for; `named` are hoisted and carried ones, and a state's."""
     values: list[Any] = []
     for ref in refs:
         if ref.source == "arg":
             values.append(args[ref.index])
-        elif ref.source in ("hoisted", "carried"):
+        elif ref.source in ("hoisted", "carried", "state"):
             values.append(named[ref.name])
         elif ref.source == "row":
             values.append(rows[ref.name])
@@ -80,6 +69,8 @@ _USES = {
     InputKind.CONDITION: InputUse.KEPT,
     InputKind.HOISTED: InputUse.KEPT,
     InputKind.WEIGHTS: InputUse.KEPT,
+    InputKind.GRID: InputUse.KEPT,
+    InputKind.STATE: InputUse.SLOT,
 }
 
 

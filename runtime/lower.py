@@ -18,6 +18,7 @@ from torch._dynamo.backends.registry import lookup_backend
 from torch._guards import TracingContext, tracing
 
 from ..passes.ir import output_node, placeholders, value_of
+from .branches import GRAPH_OPS, graph_op, is_arm, lowered_arm
 from .joined_kernels import joined
 from .pieces import RUNTIME_OPS, ambient, extract, narrowed, partition, structural_key
 
@@ -107,7 +108,14 @@ def _eager(module: fx.GraphModule) -> Callable[..., Any]:
         made = env[node] = graph.node_copy(node, env.__getitem__)
         if node.op == "call_function" and node.target in RUNTIME_OPS:
             made.target = RUNTIME_OPS[node.target]
-    return fx.GraphModule(module, graph).forward
+        elif node.op == "call_function" and node.target in GRAPH_OPS:
+            made.target = GRAPH_OPS[node.target]
+    arms = {str(n.target): lowered_arm(module, n, lower, "eager") for n in env if is_arm(n)}
+    owner = fx.GraphModule(module, graph)
+    for name, arm in arms.items():
+        delattr(owner, name)
+        setattr(owner, name, arm)
+    return owner.forward
 
 
 def _lower_pieces(module: fx.GraphModule, inner: str) -> Lowered:
@@ -116,13 +124,18 @@ def _lower_pieces(module: fx.GraphModule, inner: str) -> Lowered:
     code: list[Instruction] = []
     pieces = partition(graph)
     last_use = _last_uses(pieces, output_node(graph))
-    parts = [None if n[0].target in RUNTIME_OPS else extract(module, n) for n in pieces]
+    graphs = [any(n.target in GRAPH_OPS for n in nodes) for nodes in pieces]
+    parts = [
+        None if calls or nodes[0].target in RUNTIME_OPS else extract(module, nodes)
+        for nodes, calls in zip(pieces, graphs, strict=True)
+    ]
     compiled = _compiled([part[0] for part in parts if part is not None and part[2]], inner)
     for index, (nodes, part) in enumerate(zip(pieces, parts, strict=True)):
-        if part is None:
-            op = RUNTIME_OPS[nodes[0].target]
-            inputs, outputs = list(nodes[0].all_input_nodes), nodes[:1]
-            fn: Compiled = lambda *a, op=op: (op(*a),)  # noqa: E731
+        fn: Compiled
+        if graphs[index]:
+            fn, inputs, outputs = graph_op(module, nodes, lower, inner)
+        elif part is None:
+            fn, inputs, outputs = _runtime_op(nodes[0])
         else:
             piece, inputs, outputs = part
             if not outputs:
@@ -143,6 +156,19 @@ def _lower_pieces(module: fx.GraphModule, inner: str) -> Lowered:
         )
     result = _registers_of(output_node(graph).args[0], register)
     return Lowered(code, len(register), result)
+
+
+def _runtime_op(node: fx.Node) -> tuple[Compiled, list[fx.Node], list[fx.Node]]:
+    """A cache op as a function of the values that it reads."""
+    op, names, count = RUNTIME_OPS[node.target], tuple(node.kwargs), len(node.args)
+    inputs = cast("list[fx.Node]", [*node.args, *node.kwargs.values()])
+    if not names:
+        return lambda *given: (op(*given),), inputs, [node]
+
+    def call(*given: Any) -> tuple[Any]:
+        return (op(*given[:count], **dict(zip(names, given[count:], strict=True))),)
+
+    return call, inputs, [node]
 
 
 def _registers_of(value: Any, register: dict[fx.Node, int]) -> Any:

@@ -11,31 +11,46 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import free_symbols
 
+from ..kernels.clock import Dial, Grid, clock
 from ..kernels.forecast import forecast
 from ..kernels.formats import Packed
 from ..kernels.probe import probe
 from ..passes.effects import alias_sources
 from ..passes.form_regions import block_path
-from ..passes.ir import (
-    Depends,
-    cache_forecast,
-    cache_probe,
-    depends_of,
-    output_node,
-    value_of,
-)
+from ..passes.ir import Depends, depends_of, output_node, value_of
 from ..passes.modules import module_of
+from ..passes.ops import cache_clock, cache_forecast, cache_holds, cache_probe
+from .branches import GRAPH_OPS
 from .offload import Offloaded
 
 
-def forecast_slot(slot: Tensor | Packed | Offloaded, weights: Tensor) -> Tensor:
+def forecast_slot(
+    slot: Tensor | Packed | Offloaded,
+    weights: Tensor,
+    base: Tensor | None = None,
+    at: Tensor | None = None,
+) -> Tensor:
     """`cache.forecast` at run time: of a slot that may have to be fetched first."""
-    return forecast(slot.fetch() if isinstance(slot, Offloaded) else slot, weights)
+    ring = slot.fetch() if isinstance(slot, Offloaded) else slot
+    return forecast(ring, weights, row=None if at is None else at[:1], add=base)
+
+
+def tick(timestep: Tensor, times: Tensor, within: Tensor, dial: Tensor, flag: Tensor) -> Tensor:
+    """`cache.clock` at run time."""
+    clock(timestep, Grid(times, within), Dial(dial), flag)
+    return dial
+
+
+def left(at: Tensor) -> Tensor:
+    """`cache.holds` at run time, as a conditional node takes it: i32[1], 0 where the plan holds."""
+    return Dial(at).left
 
 
 RUNTIME_OPS: dict[Any, Any] = {
     cache_forecast: forecast_slot,
     cache_probe: probe,
+    cache_clock: tick,
+    cache_holds: left,
 }
 
 
@@ -51,7 +66,7 @@ def partition(graph: fx.Graph) -> list[list[fx.Node]]:
     current, span = None, None
     count = 0
     for node in calls:
-        runtime = node.target in RUNTIME_OPS
+        runtime = node.target in RUNTIME_OPS or node.target in GRAPH_OPS
         if not runtime and not depends_of(node) & Depends.LATENT and "autocast" not in node.meta:
             continue
         path = f"op:{node.name}" if runtime else block_path(node)

@@ -13,10 +13,11 @@ from ..kernels.formats import FORMATS
 from ..kernels.probe import Verdict
 from ..passes.ir import InputKind, Prologue, StepGraph, kind_of, placeholders
 from ..passes.policies import Limit
+from .branches import unshared, whole
 from .cuda_graphs import Captured, Graphs
-from .device_step import DeviceStep, GuardedStep, unshared
+from .device_step import DeviceStep
 from .dynamo import compile_lock
-from .executable import Executable, Inner, Ref, Rows, gather, use_of
+from .executable import Executable, Ref, Rows, gather, use_of
 from .lower import lower
 from .memo import PrologueMemo, storages
 from .op_by_op import watched
@@ -40,7 +41,6 @@ class Program:
         self.graph = graph
         self._graphs = graphs
         self._device: DeviceStep | None = None
-        self._guarded: dict[tuple[bool, ...], GuardedStep] = {}
         self.scheduled = graph.scheduled
         self.histories = {s.name: s.history for s in graph.slots}
         self.formats = {s.name: FORMATS.get(s.format) for s in graph.slots}
@@ -64,6 +64,10 @@ class Program:
     def full(self) -> tuple[bool, ...]:
         """The mode vector that computes everything."""
         return (False,) * len(self.scheduled)
+
+    @property
+    def _skips(self) -> tuple[bool, ...]:
+        return (True,) * len(self.scheduled)
 
     @property
     def hoisted_macs(self) -> int:
@@ -110,7 +114,9 @@ class Program:
         run = self._timed(variant.module, inner)
         uses = tuple(use_of(n) for n in placeholders(variant.module.graph))
         graphs = None if watched() else self._graphs
-        if graphs is not None and variant.macs:  # a forecast alone is one kernel already
+        if stage == "guarded":
+            run = whole(run, uses, "a guarded step", graphs)
+        elif graphs is not None and variant.macs:  # a forecast alone is one kernel already
             run = Captured(run, uses, f"variant {_text(stage, modes)}", graphs)
         return Executable(variant, run, refs, uses, order)
 
@@ -154,7 +160,7 @@ class Program:
         MACs of the body are for the caller to count (`body_macs`).
         """
         if self._device is None:
-            parts = (("head", ()), ("body", self.full), ("tail", (True,) * len(self.full)))
+            parts = (("head", ()), ("body", self.full), ("tail", self._skips))
             head, body, tail = (self.executable(modes, stage) for stage, modes in parts)
             self._device = DeviceStep(head, body, tail, limit, self._graphs)
         step = self._device
@@ -167,37 +173,32 @@ class Program:
         self._stats.macs += step.head.variant.macs + step.tail.variant.macs
         return unshared(outputs, storages(hoisted.values())), writes
 
-    def guarded(  # noqa: PLR0917
+    @property
+    def guards(self) -> bool:
+        """Whether there is a skipped step that a device computes where the plan was left."""
+        return ("guarded", self._skips) in self._variants
+
+    def guarded(
         self,
-        modes: tuple[bool, ...],
         args: Sequence[Any],
         slots: SlotSet,
-        rows: Rows,
-        timestep: Tensor,
+        tables: Rows,
         clock: tuple[Grid, Dial],
         flag: Tensor,
     ) -> tuple[Any, Tensor, int]:
-        """Run a variant that forecasts, and compute in full after all where `flag` is set.
+        """Forecast everything, and compute after all where `flag` is set or the clock says so.
 
-        Gives the outputs, i32[1] that tells whether it was computed, and the MACs of that, which
-        are for the caller to count.
+        tables: f32[steps, K] by region. Gives the outputs, i32[1] that tells whether it was
+        computed, and the MACs of that, which are for the caller to count.
         """
-        skip, full = self.executable(modes), self.executable(self.full)
-        late = [n for n in full.prologues if n == "step" and n not in skip.prologues]
-        step = self._guarded.get(modes)
-        if step is None:
-            inner = [self._inner_prologue(name) for name in late]
-            step = self._guarded[modes] = GuardedStep(skip, full, inner, self._graphs)
-        order = dict.fromkeys((*full.prologues, *skip.prologues))
-        hoisted = self._hoisted([name for name in order if name not in late], args, rows)
-        values = gather(step.inputs, args, slots, rows, hoisted)
-        self._stats.macs += skip.variant.macs
-        return *step(values, timestep, *clock, flag), step.macs
-
-    def _inner_prologue(self, name: str) -> Inner:
-        prologue, memo, refs = self._memos[name]
-        uses = tuple(use_of(n) for n in placeholders(prologue.module.graph))
-        return Inner(prologue.outputs, memo.run, refs, uses, prologue.macs)
+        ready, full = self.executable(self._skips, "guarded"), self.executable(self.full)
+        grid, dial = clock
+        state = {"times": grid.timesteps, "within": grid.within, "dial": dial.state, "flag": flag}
+        named = {f"guard {part}": value for part, value in state.items()}
+        (outputs, (at,)), hoisted = self._call(ready, args, slots, tables, named)
+        late = [self._memos[n][0].macs for n in full.prologues if n not in ready.prologues]
+        outputs = unshared(outputs, storages(hoisted.values()))
+        return outputs, Dial(at).left, full.variant.macs + sum(late)
 
     @property
     def body_macs(self) -> int:
@@ -267,6 +268,8 @@ class Program:
                 refs.append(Ref("row", name=str(node.meta["region"])))
             elif kind is InputKind.HOISTED:
                 refs.append(Ref("hoisted", name=node.name))
+            elif kind in (InputKind.GRID, InputKind.STATE):
+                refs.append(Ref("state", name=f"guard {node.meta['part']}"))
             elif kind is InputKind.CARRIED:
                 refs.append(Ref("carried", name=node.name))
             else:

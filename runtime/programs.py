@@ -9,6 +9,7 @@ from ..passes.base import PassContext, PassError
 from ..passes.ir import StepGraph, placeholders
 from ..passes.plan_format import Plan
 from ..passes.verifier import VerifyError
+from . import if_node
 from .config import Config
 from .cuda_graphs import Graphs
 from .dynamo import compile_lock
@@ -77,6 +78,9 @@ class Programs:
             slot_budget=config.slot_budget,
             slot_format=config.slot_format,
             on_device=config.device_decisions,
+            guarded=self._graphs is not None
+            and config.guard == "compute"
+            and if_node.missing() is None,
         )
         done, _ = pipeline.run(self._graph, pipeline.REWRITE, ctx, check="fast")
         budget = 0 if config.policy == "none" else config.hoist_budget

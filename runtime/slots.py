@@ -82,10 +82,7 @@ class Ring:
 
     def physical(self, row: Sequence[float]) -> list[float]:
         """Weights given newest first, in the buffer's physical order; unwritten entries get 0."""
-        weights = [0.0] * self.history
-        for k, weight in enumerate(row[: len(self.steps)]):  # a longer row's zeros would wrap
-            weights[(self._newest - k) % self.history] = weight
-        return weights
+        return physical(row[: len(self.steps)], self._newest, self.history)
 
     def clear(self) -> None:
         """Forget the entries; the storage stays."""
@@ -101,6 +98,14 @@ class Ring:
     def host_bytes(self) -> int:
         """Bytes of a buffer that lies on the host in place of a device."""
         return self.buffer.nbytes if isinstance(self.buffer, Offloaded) else 0
+
+
+def physical(row: Sequence[float], newest: int, history: int) -> list[float]:
+    """Weights given newest first, in the order of a ring whose newest entry is at `newest`."""
+    weights = [0.0] * history
+    for k, weight in enumerate(row[:history]):  # a longer row's zeros would wrap
+        weights[(newest - k) % history] = weight
+    return weights
 
 
 class SlotSet:
@@ -128,7 +133,7 @@ class SlotSet:
         known = self._clock
         if known is None or known[0] is not plan or known[2].state.device != device:
             host = grid_on("cpu", plan.timesteps)
-            parts = (host.timesteps, host.within, host.computes)
+            parts = (host.timesteps, host.within)
             dial = Dial(torch.empty(4, dtype=torch.int32, device=device))
             known = self._clock = (plan, Grid(*(to_device(t, device) for t in parts)), dial)
             self._ticks = False

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ..kernels.clock import clock
+from ..kernels.clock import clock as tick
 from ..passes.ir import StepGraph
 from ..passes.plan_format import Plan
 from ..passes.policies import device_limit
@@ -96,7 +96,7 @@ class Ways:
         carried: dict[str, Any] | None = None
         if plan.rule is not None:
             if program.decides and decision.rows and program.has_references(slots):
-                return self._on_device(step, decision, program, program.full)
+                return self._on_device(step, decision, program)
             judge = judge_of(step.state, step.moment.branch, plan)
             at = step.moment.step
             decision, carried = judge.decide(decision, program, step.args, slots, at)
@@ -104,9 +104,9 @@ class Ways:
         if not program.has(modes):
             modes = program.full
         if plan.rule is None and (timestep := self.guarded(step.args)) is not None:
-            if all(modes):
-                return self._on_device(step, decision, program, modes)
-            clock(timestep, *slots.clock(plan, decision.step, timestep.device))
+            if all(modes) and program.guards:
+                return self._on_device(step, decision, program)
+            tick(timestep, *slots.clock(plan, decision.step, timestep.device))
         if any(modes):
             state, stats = step.state, self._session.stats
             if not self._session.replaying:
@@ -176,28 +176,22 @@ class Ways:
             self._record(step.args, moment, state.recording, outputs, found)
         return outputs, values
 
-    def _on_device(
-        self, step: Step, decision: Decision, program: Program, modes: tuple[bool, ...]
-    ) -> Any:
+    def _on_device(self, step: Step, decision: Decision, program: Program) -> Any:
         """A step of which the device decides whether it is computed: that is counted later."""
         plan, slots = decision.plan, step.slots
         assert plan is not None
-        rows = self.rows.of_step(plan, decision.step, decision.rows, slots)
         device = next(iter(slots.rings.values())).buffer.device
         verdict = slots.verdict_on(device)
         values: Mapping[str, Tensor] = {}
         if plan.rule is not None:
             limit, flag, macs = device_limit(plan.rule), verdict.flag, program.body_macs
             assert limit is not None
+            rows = self.rows.of_step(plan, decision.step, decision.rows, slots)
             outputs, values = program.decided(limit, step.args, slots, rows, verdict)
         else:
-            timestep, at = (
-                self._inputs.timestep(step.args),
-                slots.clock(plan, decision.step, device),
-            )
-            outputs, flag, macs = program.guarded(
-                modes, step.args, slots, rows, timestep, at, verdict.flag
-            )
+            tables = self.rows.tables(plan, decision.step, slots)
+            clock = slots.clock(plan, decision.step, device)
+            outputs, flag, macs = program.guarded(step.args, slots, tables, clock, verdict.flag)
         step.state.recording = None
         self._count(flag, macs)
         if not self.sound(outputs, step.state):

@@ -68,9 +68,8 @@ def test_a_delta_is_written_and_added_back(filecheck, lowered, planned):
         CHECK:      slot $blocks[0:2] : f32[2,16,8] x1  {{.*}} // delta
         CHECK:      cache.cond %plan_blocks_0_2_ $blocks[0:2] {
         CHECK-NEXT:   hit:
-        CHECK-NEXT:     %cache_forecast = cache.forecast $blocks[0:2], %weights_blocks_0_2_
-        CHECK-NEXT:     %[[OUT:.*]] = add(%h, %cache_forecast)
-        CHECK-NEXT:     yield (%[[OUT]],)
+        CHECK-NEXT:     %cache_forecast = cache.forecast $blocks[0:2], %weights_blocks_0_2_, %h :
+        CHECK-NEXT:     yield (%cache_forecast,)
         CHECK:          %sub = sub(%h_2, %h)
         CHECK-NEXT:     cache.write $blocks[0:2], %sub
         CHECK-NEXT:     yield (%h_2,)
@@ -83,8 +82,8 @@ def test_streams_of_equal_length_are_paired_by_dataflow(filecheck, lowered, plan
     filecheck(
         lowered(models.Joint(), EQUAL, "insert-cache", plan=plan),
         """
-        CHECK-DAG: add(%x, %{{.*}}) : f32[2,7,8]
-        CHECK-DAG: add(%text, %{{.*}}) : f32[2,7,8]
+        CHECK-DAG: cache.forecast {{.*}}, %x : f32[2,7,8]
+        CHECK-DAG: cache.forecast {{.*}}, %text : f32[2,7,8]
         CHECK:     sub(%x_2, %x)
         CHECK:     sub(%context_1, %text)
         """,
@@ -153,8 +152,7 @@ def test_a_decision_makes_a_head_and_two_tails(filecheck, lowered, planned):
         CHECK:      variant 2 (tail, blocks[1:]: compute) writes $blocks[1:] $probe.0
         CHECK-NOT:    @blocks.0
         CHECK:      variant 3 (tail, blocks[1:]: forecast)  //
-        CHECK-NEXT:   cache.forecast $blocks[1:]
-        CHECK-NEXT:   add(%h_1
+        CHECK-NEXT:   cache.forecast $blocks[1:], %{{.*}}, %h_1 : f32[2,16,8]
         """,
     )
 

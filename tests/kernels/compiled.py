@@ -23,8 +23,12 @@ def compiled(name, kernel, capability, pointers, numbers, constants):
     """Pointers by type, None for those not given; numbers by type; constants by value.
 
     A number that is 1 where a kernel is launched is a constant too: each kernel is compiled for
-    that as well.
+    that as well, and for what is divisible by 16, as the memory of tensors mostly is.
     """
+    if "bf16" in name:
+        wide = build(kernel, capability, pointers, numbers, constants, divisible=True)
+        assert ".local" not in wide, "registers suffice"
+        assert "ld.global.v4" in wide or "ld.global.v2" in wide, "neighbours are read together"
     if numbers:
         ones = {k: 1 for k, kind in numbers.items() if kind.startswith("i")}
         others = {k: kind for k, kind in numbers.items() if k not in ones}
@@ -34,12 +38,15 @@ def compiled(name, kernel, capability, pointers, numbers, constants):
     return ptx
 
 
-def build(kernel, capability, pointers, numbers, constants):
+def build(kernel, capability, pointers, numbers, constants, *, divisible=False):
     signature = {k: "constexpr" if v is None else f"*{v}" for k, v in pointers.items()}
     signature |= numbers | dict.fromkeys(constants, "constexpr")
     order = [p.name for p in kernel.params]
     values = {k: None for k, v in pointers.items() if v is None} | constants
-    source = ASTSource(kernel, {k: signature[k] for k in order}, constexprs=values)
+    given = [*(k for k, v in pointers.items() if v), *numbers]
+    known = [k for k in given if divisible and numbers.get(k) != "fp32"]
+    hints = {(order.index(k),): [["tt.divisibility", 16]] for k in known}
+    source = ASTSource(kernel, {k: signature[k] for k in order}, constexprs=values, attrs=hints)
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32))
     assert f"sm_{capability}" in made.asm["ptx"]
     return made.asm["ptx"]
@@ -154,7 +161,7 @@ def clocks(capability):
                 "timestep": timestep,
                 "grid": "fp32",
                 "within": "fp32",
-                "computes": "i32",
+                "flag": "i32" if uniform else None,
                 "dial": "i32",
             },
             {"n": "i32", "steps": "i32"},

@@ -42,7 +42,7 @@ def forecasts():
         for k in (1, 2, 3, 4):
             slot, weights = torch.randn(k, *shape).to(dtype), torch.randn(k)
             out, untouched = between(shape, dtype)
-            forecast._forecast_triton(slot, weights, out=out)
+            forecast._forecast_triton(slot, weights, None, None, out)
             close(out, forecast.forecast_reference(slot, weights), dtype)
             assert untouched()
             print("ok", shape, dtype, k)
@@ -53,7 +53,8 @@ def forecasts():
         add = torch.randn(shape).to(dtype).transpose(0, 2).contiguous().transpose(0, 2)
         for row in (-1, 0, 2, 4, 9):
             at = torch.tensor([row], dtype=torch.int32)
-            got = forecast._forecast_triton(slot, table, at, add)
+            out = torch.empty(shape, dtype=dtype)
+            got = forecast._forecast_triton(slot, table, at, add, out)
             expected = forecast.forecast_reference(slot, table, row=at, add=add)
             assert got.dtype == dtype
             close(got, expected, dtype)
@@ -193,7 +194,6 @@ def probes():
 
 def clocks():
     steps = [1000.0, 750.0, 500.0, 250.0, 100.0]
-    computes = [True, False, True, False, False]
     walks = [
         steps,
         [1000.0, 752.0, 499.0, 250.0, 100.0, 1000.0, 750.0],
@@ -203,13 +203,14 @@ def clocks():
         [1000.0, float("nan"), 500.0],
         [1000.0, 750.0, 500.0, 250.0, 100.0, 50.0],
     ]
-    grid = clock.grid_on("cpu", steps, computes)
+    grid = clock.grid_on("cpu", steps)
     for walk, first in itertools.product(walks, (0, 1, 9)):
         got, expected = clock.dial_on("cpu", first), clock.dial_on("cpu", first)
         for t in walk:
             timestep = torch.tensor([t, t, t])
-            clock._clock_triton(timestep, grid, got)
-            clock.clock_reference(timestep, grid, expected)
+            flag = None if first == 9 else torch.tensor([t == 500.0], dtype=torch.int32)
+            clock._clock_triton(timestep, grid, got, flag)
+            clock.clock_reference(timestep, grid, expected, flag)
             assert torch.equal(got.state, expected.state), (walk, first, t)
         print("ok", walk, first)
     made = [
@@ -225,7 +226,7 @@ def clocks():
     ]
     for timestep in made:
         got, expected = clock.dial_on("cpu"), clock.dial_on("cpu")
-        clock._clock_triton(timestep, grid, got)
+        clock._clock_triton(timestep, grid, got, None)
         clock.clock_reference(timestep, grid, expected)
         assert torch.equal(got.state, expected.state), timestep
         print("ok", timestep.dtype, tuple(timestep.shape))

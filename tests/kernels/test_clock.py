@@ -12,27 +12,28 @@ STEPS = (1000.0, 750.0, 500.0, 250.0)
 
 
 def walk(timesteps, device="cpu", first=0):
-    """(row, unknown, compute) after each call."""
-    grid = grid_on(device, STEPS, [True, True, False, False])
+    """(row, unknown) after each call; no flag is set, so that what is unknown has left."""
+    grid = grid_on(device, STEPS)
     dial = dial_on(device, first)
     seen = []
     for t in timesteps:
         clock(torch.full((2,), float(t), device=device), grid, dial)
-        seen.append((dial.row.item(), dial.unknown.item(), dial.compute.item()))
+        seen.append((dial.row.item(), dial.unknown.item()))
+        assert dial.left.item() == dial.unknown.item()
     return seen
 
 
 WALKS = [
-    (STEPS, 0, [(0, 0, 1), (1, 0, 1), (2, 0, 0), (3, 0, 0)]),
-    ((*STEPS, *STEPS[:2]), 0, [(0, 0, 1), (1, 0, 1), (2, 0, 0), (3, 0, 0), (0, 0, 1), (1, 0, 1)]),
-    ((1000, 500, 250), 0, [(0, 0, 1), (0, 1, 1), (0, 1, 1)]),
-    ((1000, 500, 1000, 750), 0, [(0, 0, 1), (0, 1, 1), (0, 0, 1), (1, 0, 1)]),
-    ((1000, 1000), 0, [(0, 0, 1), (0, 0, 1)]),
-    ((1000, 750, 750), 0, [(0, 0, 1), (1, 0, 1), (1, 1, 1)]),
-    ((750, 500), 0, [(-1, 1, 1), (-1, 1, 1)]),
-    ((500, 250, 500), 2, [(2, 0, 0), (3, 0, 0), (2, 0, 0)]),
-    ((1000, 763, 487, 250, 100), 0, [(0, 0, 1), (1, 0, 1), (2, 0, 0), (3, 0, 0), (3, 1, 1)]),
-    ((1000, float("nan"), 750), 0, [(0, 0, 1), (0, 1, 1), (0, 1, 1)]),
+    (STEPS, 0, [(0, 0), (1, 0), (2, 0), (3, 0)]),
+    ((*STEPS, *STEPS[:2]), 0, [(0, 0), (1, 0), (2, 0), (3, 0), (0, 0), (1, 0)]),
+    ((1000, 500, 250), 0, [(0, 0), (0, 1), (0, 1)]),
+    ((1000, 500, 1000, 750), 0, [(0, 0), (0, 1), (0, 0), (1, 0)]),
+    ((1000, 1000), 0, [(0, 0), (0, 0)]),
+    ((1000, 750, 750), 0, [(0, 0), (1, 0), (1, 1)]),
+    ((750, 500), 0, [(-1, 1), (-1, 1)]),
+    ((500, 250, 500), 2, [(2, 0), (3, 0), (2, 0)]),
+    ((1000, 763, 487, 250, 100), 0, [(0, 0), (1, 0), (2, 0), (3, 0), (3, 1)]),
+    ((1000, float("nan"), 750), 0, [(0, 0), (0, 1), (0, 1)]),
 ]
 
 
@@ -76,6 +77,16 @@ def test_a_forecast_reads_the_row_of_the_clock():
     assert made == [1.0, 5.0, 9.0, 13.0]
 
 
+def test_a_flag_ends_the_plan():
+    grid, dial, flag = grid_on("cpu", STEPS), dial_on("cpu"), torch.zeros(1, dtype=torch.int32)
+    seen = []
+    for t, value in zip(STEPS, (0, 1, 1, 0), strict=True):
+        flag.fill_(value)
+        clock(torch.tensor([t]), grid, dial, flag)
+        seen.append((dial.unknown.item(), dial.left.item()))
+    assert seen == [(0, 0), (0, 1), (0, 1), (0, 0)]
+
+
 def test_clear_sets_back_in_place():
     dial = dial_on("cpu")
     where = dial.state.data_ptr()
@@ -94,8 +105,6 @@ def test_what_is_no_timestep_or_no_grid_is_named():
         clock(torch.ones(1, device="meta"), grid, dial)
     with pytest.raises(ValueError, match="at least one timestep"):
         grid_on("cpu", ())
-    with pytest.raises(ValueError, match="4 steps needs as many"):
-        grid_on("cpu", STEPS, [True])
 
 
 @pytest.mark.gpu

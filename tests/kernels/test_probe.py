@@ -7,7 +7,7 @@ import torch
 from ditcache.kernels.formats import FORMATS, Packed
 from ditcache.kernels.probe import probe, verdict_on
 from ditcache.kernels.write import write
-from ditcache.passes.ir import cache_probe
+from ditcache.passes.ops import cache_probe
 
 
 def test_the_figures_are_those_of_cache_probe():

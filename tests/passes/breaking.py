@@ -6,9 +6,7 @@ import pytest
 import toy_models as models
 from ditcache.passes import pipeline
 from ditcache.passes.base import PassContext, PassResult
-from ditcache.passes.ir import (
-    cache_cond,
-)
+from ditcache.passes.ops import cache_cond
 from ditcache.passes.trace import trace
 from ditcache.passes.verifier import RULES, VerifyError
 
@@ -27,11 +25,13 @@ class Breaks:
         return PassResult(self.harm(done) or done, True)
 
 
-def broken(inner, harm, *, plan=None, check="full", budget=None, change=None) -> VerifyError:
+def broken(
+    inner, harm, *, plan=None, check="full", budget=None, change=None, guarded=False
+) -> VerifyError:
     """The error that follows when the pass `inner` does `harm` to its result."""
     graph = trace(models.Residual(2).eval(), (), models.inputs(), name="toy")
     names = [p.name for p in pipeline.DEFAULT]
-    ctx = PassContext(plan=plan)
+    ctx = PassContext(plan=plan, guarded=guarded)
     graph, _ = pipeline.run(graph, pipeline.DEFAULT[: names.index(inner)], ctx, check="full")
     ctx.slot_budget = budget
     if change is not None:

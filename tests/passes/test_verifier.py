@@ -11,15 +11,8 @@ import torch
 import toy_models as models
 from ditcache.passes import pipeline
 from ditcache.passes.base import PassContext
-from ditcache.passes.ir import (
-    Depends,
-    InputKind,
-    cache_write,
-    kind_of,
-    output_node,
-    placeholders,
-    value_of,
-)
+from ditcache.passes.ir import Depends, InputKind, kind_of, output_node, placeholders, value_of
+from ditcache.passes.ops import cache_write
 from ditcache.passes.trace import trace
 from ditcache.passes.verifier import RULES, verify
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from ditcache.passes.ir import (
-    output_node,
-    placeholders,
-)
+from ditcache.passes.ir import output_node, placeholders
+from ditcache.passes.ops import cache_cond
 
 from .breaking import arms, broken
 
@@ -30,8 +28,8 @@ def test_v13_a_delta_on_top_of_another_value(planned):
     def harm(graph):
         _, hit, _ = arms(graph)
         made = output_node(hit.graph).args[0][0]
-        other = next(n for n in placeholders(hit.graph) if n.name != made.args[0].name)
-        made.args = (other, made.args[1])
+        other = next(n for n in placeholders(hit.graph) if n.name != made.args[2].name)
+        made.args = (*made.args[:2], other)
 
     error = broken("insert-cache", harm, plan=delta_of(planned("blocks.0")), check="fast")
     assert error.rule == "V13"
@@ -42,11 +40,36 @@ def test_v13_a_forecast_that_is_not_added(planned):
     def harm(graph):
         _, hit, _ = arms(graph)
         made = output_node(hit.graph).args[0][0]
-        made.replace_all_uses_with(made.args[1])
+        made.args = made.args[:2]
 
     error = broken("insert-cache", harm, plan=delta_of(planned("blocks.0")), check="fast")
     assert error.rule == "V13"
     assert "forecast on top of %None" in str(error)
+
+
+def test_the_rules_see_into_a_guarded_step(planned):
+    """V2 and V6, of a conditional that is a variant's."""
+
+    def harm_of(change):
+        def harm(graph):
+            made = next(v for v in graph.variants if v.stage == "guarded")
+            cond = next(n for n in made.module.graph.nodes if n.target is cache_cond)
+            change(made.module, cond)
+
+        return harm
+
+    def narrower(module, cond):
+        miss = module.get_submodule(cond.args[2].target)
+        (value,) = output_node(miss.graph).args[0]
+        value.meta["example_value"] = value.meta["example_value"][:1]
+
+    def late(module, cond):
+        cond.args = (next(iter(cond.users)), *cond.args[1:])
+
+    plan = planned("denoiser")
+    for change, rule in ((narrower, "V2"), (late, "V1")):
+        error = broken("lower-cond", harm_of(change), plan=plan, check="fast", guarded=True)
+        assert error.rule == rule
 
 
 def deciding(plan):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from ditcache.passes.policies import device_limit, make
 from ditcache.runtime import cuda_graphs, device_step, if_node, session
+from ditcache.runtime.branches import branch
 from ditcache.runtime.cuda_graphs import Graphs
-from ditcache.runtime.device_step import branch
 from ditcache.runtime.session import session_of
 
 from ..runtime.fake_graphs import FakeApi

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ditcache
 import pytest
 import torch
-from ditcache.runtime import cuda_graphs, device_step, if_node, session, ways
+from ditcache.runtime import branches, cuda_graphs, if_node, pieces, session, ways
 from ditcache.runtime.cuda_graph_api import CudaGraphApi
 from ditcache.runtime.cuda_graphs import Graphs
 from ditcache.runtime.guard import LEFT
@@ -78,7 +78,7 @@ def on_device(monkeypatch, plan, host):
     ditcache.reset(made)
     reads = pretend(monkeypatch, made, delay=10**6)
     # What a device would do by itself reads here, where there is none.
-    for module, name in ((device_step, "branch"), (device_step, "clock"), (ways, "clock")):
+    for module, name in ((branches, "branch"), (pieces, "clock"), (ways, "tick")):
         monkeypatch.setattr(module, name, unread(getattr(module, name), reads))
     return made, reads
 
@@ -147,7 +147,7 @@ def test_a_timestep_that_is_not_the_plans_is_computed_by_the_device(on_device):
 
 def test_an_input_that_is_given_back_is_not_written_to(on_device):
     x = torch.ones(2, 3)
-    kept = device_step.unshared((x, x * 2), {x.untyped_storage().data_ptr()})
+    kept = branches.unshared((x, x * 2), {x.untyped_storage().data_ptr()})
     kept[0].zero_()
     assert x.all()
 
@@ -169,7 +169,7 @@ def test_a_conditional_node_of_a_captured_graph_runs_where_its_flag_says():
 
     def step() -> Tensor:
         before = x * 2  # memory of the graph's own, read in the body and after it
-        device_step.branch(flag, lambda: product(before), out.copy_, warm=True)
+        branches.branch(flag, lambda: product(before), out.copy_, warm=True)
         return before + out
 
     api = CudaGraphApi()

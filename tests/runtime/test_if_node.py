@@ -9,9 +9,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from ditcache.runtime import device_step, if_node
+from ditcache.runtime import if_node
+from ditcache.runtime.branches import branch, whole
 from ditcache.runtime.cuda_graphs import Graphs
-from ditcache.runtime.device_step import branch, whole
 from ditcache.runtime.stats import Stats
 
 from .fake_graphs import FakeApi
@@ -209,7 +209,7 @@ def test_without_nodes_the_host_decides_and_it_is_said_once(monkeypatch, caplog)
         run = object()
         assert whole(run, (), "a step", graphs) is run
     assert caplog.text.count("each decision is made on the host") == 1
-    assert device_step.whole(run, (), "a step", None) is run
+    assert whole(run, (), "a step", None) is run
 
 
 @pytest.mark.parametrize(("version", "there"), [("13.0.1", True), ("12.9.2", False), (None, False)])
