@@ -42,7 +42,7 @@ class Guard:
 
     On a CUDA device the figures are read late, and an alarm comes some calls after its step;
     `densify` waits for them. So does `compute`, unless decisions stay `on_device`: a check raises a
-    flag there, which the skipped steps that follow obey (`device_step.GuardedStep`).
+    flag there, which the skipped steps that follow obey (`passes.guarded_step`).
     """
 
     action: str
