@@ -10,6 +10,7 @@ from ditcache.bench.compare.methods import METHODS, MethodError, Refused, Setup
 from ditcache.bench.compare.methods.keyframes import keyframe_count, stretch
 from ditcache.bench.compare.methods.sparse import magnitude_mask
 from ditcache.bench.compare.subjects import Request
+from ditcache.runtime.scope import current_generation
 from torch import nn
 
 
@@ -120,6 +121,13 @@ def test_lcm_takes_the_flow_scheduler_and_refuses_continuous_noise_levels(tmp_pa
     METHODS["M7"].prepare(subject, setup("M7"))
     assert type(subject.pipeline.scheduler).__name__ == "FlowMatchLCMScheduler"
     assert (subject.steps, subject.arguments["guidance_scale"]) == (4, 1.0)
+    seen = []
+    subject.pipeline.transformer.register_forward_hook(lambda *_: seen.append(current_generation()))
+    for sample in subject.samples[:2]:
+        subject.generate(sample)
+    assert len(seen) == 8
+    assert None not in seen
+    assert len(set(map(id, seen))) == 2
     other = tiny_pipelines.svd(Request("tiny-svd"))
     other.pipeline.unet.save_pretrained(tmp_path / "unet")
     other.weights["lcm"] = str(tmp_path)
