@@ -150,7 +150,9 @@ def test_parts_resume_and_say_what_was_not_reached(tmp_path):
     ledger = Ledger(tmp_path / "r.jsonl", "k")
     code = {"good": "print('fine')", "bad": "raise SystemExit(1)", "unfinished": "exit(3)"}
     parts = [command.Part(name, [sys.executable, "-c", text]) for name, text in code.items()]
-    parts.append(command.Part("slow", [sys.executable, "-c", "input()"], most=0.1))
+    parts.append(
+        command.Part("slow", [sys.executable, "-c", "import time; time.sleep(9)"], most=0.5)
+    )
     assert command.run_parts(parts, ledger, time.time() + 60) == ["unfinished", "slow"]
     assert ledger["part good"]["status"] == 0
     assert "fine" in ledger["part good"]["end"]
