@@ -163,7 +163,7 @@ class GpuSensor:
         self.missing: str | None = None
         self._handle: Any = None
         try:
-            import pynvml
+            import pynvml  # pyright: ignore[reportMissingImports]
 
             pynvml.nvmlInit()
             index = torch.cuda.current_device() if torch.cuda.is_available() else 0
@@ -180,7 +180,7 @@ class GpuSensor:
         if self._handle is None:
             yield felt
             return
-        import pynvml
+        import pynvml  # pyright: ignore[reportMissingImports]
 
         done = threading.Event()
 
