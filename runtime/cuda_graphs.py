@@ -8,6 +8,7 @@ without a device.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -36,9 +37,14 @@ TRIED = 8
 class _Pool:
     handle: object
     stream: Any = None  # of the last replay
-    captures: OrderedDict[tuple[int, Hashable], tuple[Captured, Capture]] = field(
+    captures: OrderedDict[tuple[int, Hashable], tuple[weakref.ref[Captured], Capture]] = field(
         default_factory=OrderedDict[Any, Any]
     )
+
+    def drop_orphans(self) -> None:
+        """Free the captures of variants that are gone, as where Dynamo forgot their code."""
+        for place in [place for place, (owner, _) in self.captures.items() if owner() is None]:
+            self.captures.pop(place)[1].graph.reset()
 
 
 class Graphs:
@@ -64,7 +70,7 @@ class Graphs:
         """A capture by its owner and key."""
         pool = self._pools.get(device)
         found = None if pool is None else pool.captures.get((id(owner), key))
-        return None if found is None else found[1]
+        return found[1] if found is not None and found[0]() is owner else None
 
     def add(
         self, owner: Captured, key: Hashable, device: torch.device, args: Sequence[Any]
@@ -74,6 +80,7 @@ class Graphs:
         Out of memory, the other captures of the device go and it is tried once more.
         """
         pool = self._pool(device)
+        pool.drop_orphans()
         try:
             made = self._capture(owner, pool, device, args)
         except torch.OutOfMemoryError:
@@ -87,7 +94,7 @@ class Graphs:
             )
             pool = self._pool(device)
             made = self._capture(owner, pool, device, args)
-        pool.captures[id(owner), key] = (owner, made)
+        pool.captures[id(owner), key] = (weakref.ref(owner), made)
         self.stats.captures += 1
         self._evict(pool, keep=made)
         return made
@@ -139,7 +146,8 @@ class Graphs:
                 if isinstance(v, Tensor) and owner.uses[i] in copied
             }
             given = [inputs[i].whole if i in inputs else v for i, v in enumerate(args)]
-            graph, outputs = self.api.capture(pool.handle, lambda: owner.run(*given))
+            run = owner.run
+            graph, outputs = self.api.capture(pool.handle, lambda: run(*given))
             buffers = sum(tensor_bytes(b.core) for b in inputs.values())
             grown = max(self.api.held() - before, buffers)
         return Capture(graph, inputs, owner.addresses(args), outputs, grown, device)

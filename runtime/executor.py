@@ -64,17 +64,22 @@ class StepExecutor:
         self.session = session
         self._inputs = StepInputs(graph)
         self.weights = WeightMark(graph.graph)
-        self._programs = Programs(graph, session.captured)
+        self.captured = session.captured
+        self._programs = Programs(graph, self.captured)
         self._ways = Ways(graph, session, self._inputs, self.program, self._refuses)
         self._checked: tuple[Any, int] | None = None  # the generation that weights were checked in
         self._macs = graph.region("denoiser").macs if graph.regions else 0
         self._macs += self.program(None).hoisted_macs
-        session.hoisted_bytes.append(lambda: self._programs.hoisted_bytes)
 
     @property
     def macs(self) -> int:
         """MACs of one uncached call at the traced shape."""
         return self._macs
+
+    @property
+    def hoisted_bytes(self) -> int:
+        """Bytes of remembered prologue results."""
+        return self._programs.hoisted_bytes
 
     @property
     def watched(self) -> set[int | None]:
@@ -216,6 +221,10 @@ class StepExecutor:
         """Drop all programs, e.g. because other regions are to be recorded."""
         self._programs.clear()
         self._ways.rows.clear()
+
+    def release(self) -> None:
+        """Free hoisted values and captures; they are made again where they are needed."""
+        self._programs.release()
 
     def _refuses(self, plan: Plan) -> bool:
         """Whether a plan does not fit this graph; counted at every call, tried once."""

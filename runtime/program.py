@@ -258,6 +258,11 @@ class Program:
         for _, memo, _ in self._memos.values():
             memo.revalidate()
 
+    def release(self) -> None:
+        """Drop all hoisted values."""
+        for _, memo, _ in self._memos.values():
+            memo.clear()
+
     def _refs(self, graph: fx.Graph) -> tuple[Ref, ...]:
         refs: list[Ref] = []
         for node in placeholders(graph):

@@ -104,6 +104,13 @@ class Programs:
         for program in self._made.values():
             program.revalidate()
 
+    def release(self) -> None:
+        """Free what programs hold besides their code: hoisted values and captures."""
+        if self._graphs is not None:
+            self._graphs.clear()
+        for program in self._made.values():
+            program.release()
+
     def clear(self) -> None:
         """Drop all programs, and what is known of plans that do not fit."""
         if self._graphs is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,40 +42,58 @@ class Session:
     """
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self.enabled = True
-        self.clock = Clock()
-        self.late = self.clock.late
-        self.stats = Stats()
-        self.plans: list[Plan] = []
-        self.signature: str | None = None
-        self.graphs = 0
-        self.uncached: list[str] = []
+        self.stats = Stats()  # one for good: compiled graphs count into it
         self.record_kinds: tuple[str, ...] = config.records
         self.sketch_width = SKETCH_WIDTH
         self.collected: list[Recording] | None = None  # not None while calibrating
         self.replaying = False  # calibrating under a plan
+        self._executors: list[weakref.ref[StepExecutor]] = []  # they live as long as Dynamo's code
+        self._given: list[weakref.ref[object]] = []  # the calls of torch.compile for this model
+        self._start(config)
+
+    def _start(self, config: Config) -> None:
+        """Begin with these options, knowing nothing of the model yet."""
+        self.config = config
+        self.enabled = True
+        self.clock = Clock()
+        self.late = self.clock.late
+        self.plans: list[Plan] = [] if config.plan is None else [config.plan]
+        self.signature: str | None = None
+        self.graphs = 0
+        self.uncached: list[str] = []
         self.macs = 0
-        self.executors: list[StepExecutor] = []
-        self.hoisted_bytes: list[Callable[[], int]] = []
         self.captured = graphs_for(config, self.stats)
         on_device = self.captured is not None and missing() is None
         self.guard = Guard(config.guard, self.stats, self.late, on_device)
         self._profiler = SelfProfiler(config, self.stats)
-        self._given: list[weakref.ref[object]] = []  # the calls of torch.compile for this model
         self.generations = Generations(self)
         self.offload = offload_for(config, lambda: self.generations.slot_bytes)
         self._weights = ""  # the mark of those in use
         self._plans_of: dict[str, list[Plan]] = {}  # of weights in use before, by their mark
-        if config.plan is not None:
-            self.plans = [config.plan]
 
     # Graphs -----------------------------------------------------------------------------------
 
-    def bind(self, signature: str, weights: str, macs: int) -> None:
-        """Tell the session which model it is for; loads remembered plans."""
+    @property
+    def executors(self) -> list[StepExecutor]:
+        """The model's compiled graphs that can still be called, the oldest first."""
+        return [executor for known in self._executors if (executor := known()) is not None]
+
+    @property
+    def graph_bytes(self) -> int:
+        """Bytes held by CUDA graphs, also by those of graphs compiled with options before."""
+        held = {self.captured, *(executor.captured for executor in self.executors)}
+        return sum(graphs.nbytes for graphs in held if graphs is not None)
+
+    def bind(self, executor: StepExecutor, signature: str, weights: str) -> None:
+        """Take in a compiled graph of the model; the first one tells which model it is.
+
+        `signature` is the architecture's, `weights` the mark of the weights in use. Loads the plans
+        that were remembered for them.
+        """
+        self._executors = [known for known in self._executors if known() is not None]
+        self._executors.append(weakref.ref(executor))
         self.graphs += 1
-        self.macs = max(self.macs, macs)
+        self.macs = max(self.macs, executor.macs)
         if self.signature is not None:
             return
         self.signature, self._weights = signature, weights
@@ -233,29 +251,27 @@ class Session:
     def configure(self, config: Config, *, by: object | None = None) -> None:
         """Take options given at compile time; other options than before start afresh.
 
-        What was compiled before keeps its inner compiler and its budgets; plans and recordings are
-        the model's, and follow the options that were given last. `by` stands for the call of
-        torch.compile: when that compiles another shape, its options are none that are given anew.
+        What was compiled before keeps its inner compiler and its budgets, but not the memory that
+        it held; plans and recordings are the model's, and follow the options that were given last.
+        A calibration under way goes on. `by` stands for the call of torch.compile: when that
+        compiles another shape, its options are none that are given anew.
         """
         if by is not None:
             if any(known() is by for known in self._given):
                 return
+            self._given = [known for known in self._given if known() is not None]
             self._given.append(weakref.ref(by))
         if config == self.config:
             return
-        keep = self.plans if config.plan is None and not self.graphs else []
-        collected, kinds, width = self.collected, self.record_kinds, self.sketch_width
-        executors, hoisted, given = self.executors, self.hoisted_bytes, self._given
-        self.__init__(config)
-        self._given = [known for known in given if known() is not None]
-        self.plans = keep or self.plans
-        self.collected, self.sketch_width = collected, width
-        self.executors, self.hoisted_bytes = executors, hoisted
-        if collected is not None:
-            self.record_kinds = kinds
-        elif self.record_kinds != kinds:
-            for executor in executors:
-                executor.forget_programs()
+        applied = self.plans if config.plan is None and not self.graphs else []
+        self.stats.reset()
+        self.stats.said.clear()
+        self._start(config)
+        self.plans = applied or self.plans
+        for executor in self.executors:
+            executor.release()
+        if self.collected is None:
+            self.record(config.records)
 
 
 def session_of(model: torch.nn.Module, *, create: bool = False) -> Session | None:

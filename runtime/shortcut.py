@@ -37,7 +37,7 @@ class _Unknown(Exception):
 class Known:
     """A call that went the guarded way: who ran it, and where its inputs and results come from."""
 
-    executor: StepExecutor
+    executor: weakref.ref[StepExecutor]  # Dynamo holds it, for as long as its code can be called
     world: dynamo.GlobalStateGuard  # grad mode, autocast, threads, determinism
     sources: tuple[tuple[int, int], ...]  # graph inputs that are read, and which tensor of the call
     numbers: tuple[Any, ...]  # for each graph input its value where it is read and no tensor
@@ -130,8 +130,9 @@ class Shortcut:
             return None, None, tensors
         key = (callback, torch.is_inference_mode_enabled(), described)
         known = self._known.get(key)
-        if known is not None and known.world.check():
-            outputs = known.executor.forecast(known.inputs(tensors), self._unchanged)
+        executor = None if known is None else known.executor()
+        if known is not None and executor is not None and known.world.check():
+            outputs = executor.forecast(known.inputs(tensors), self._unchanged)
             if outputs is not None:
                 self._forgotten = 0
                 dynamo.count_compiled_frame()
@@ -157,7 +158,7 @@ class Shortcut:
             self._guarded[id(callback)] = weakref.ref(callback)
             return
         known = self._known.get(key)
-        if known is not None and len(calls) == 1 and calls[0].executor is known.executor:
+        if known is not None and len(calls) == 1 and known.executor() is calls[0].executor:
             return
         self._known.pop(key, None)
         if len(calls) != 1 or not calls[0].executor.pure or not self._unchanged():
@@ -223,7 +224,7 @@ def _known(call: Call, tensors: Sequence[Tensor], result: Any) -> Known:
         raise _Unknown
     picked = tuple(given[id(p)] for p in parts)
     return Known(
-        call.executor,
+        weakref.ref(call.executor),
         dynamo.GlobalStateGuard(),
         tuple(sources),
         tuple(numbers),

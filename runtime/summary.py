@@ -38,7 +38,7 @@ def summary_of(session: Session) -> Summary:
         slot_bytes=session.generations.slot_bytes
         + (0 if session.offload is None else session.offload.nbytes),
         offloaded_bytes=session.generations.host_bytes,
-        hoisted_bytes=sum(size() for size in session.hoisted_bytes),
+        hoisted_bytes=sum(executor.hoisted_bytes for executor in session.executors),
         hoist_hits=dict(stats.hoist_hits),
         hoist_runs=dict(stats.hoist_runs),
         fallbacks=dict(stats.fallbacks),
@@ -49,7 +49,7 @@ def summary_of(session: Session) -> Summary:
         shortcuts=stats.shortcuts,
         captures=stats.captures,
         replays=stats.replays,
-        graph_bytes=0 if session.captured is None else session.captured.nbytes,
+        graph_bytes=session.graph_bytes,
         uncaptured=dict(stats.uncaptured),
         slot_format=session.config.slot_format,
         most_slot_bytes=stats.most_slot_bytes,

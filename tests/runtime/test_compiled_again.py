@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 
 import ditcache
 import pytest
 import torch
+from ditcache.runtime.session import session_of
 from torch._dynamo.backends.registry import _COMPILER_FNS, register_backend
 
 from .helpers import Denoiser, compiled, generate, make_plan, noise, prompt
@@ -88,3 +91,51 @@ def test_other_options_of_the_plan_take_effect_for_the_model():
     assert ditcache.summary(model).policy == "none"
     compiled(model, speedup=3.0)(noise(), torch.ones(1), prompt())
     assert ditcache.summary(model).policy == "edf"
+
+
+def test_calls_of_the_first_go_on_being_counted():
+    model = Denoiser()
+    one = compiled(model, policy="exact")
+    generate(one)
+    started(model)
+    before = ditcache.summary(model)
+    generate(one)
+    after = ditcache.summary(model)
+    saved = (after.macs_uncached - before.macs_uncached) / (after.macs - before.macs)
+    assert 1.0 < saved < 1.5, "the timestep's and the prompt's work is all that is hoisted"
+    assert after.hoist_hits["condition"] > before.hoist_hits.get("condition", 0)
+
+
+def test_what_dynamo_forgets_is_freed():
+    model = Denoiser()
+    made = compiled(model, policy="exact")
+    generate(made)
+    ditcache.apply(model, make_plan(model))
+    for _ in range(3):
+        generate(made)
+        generate(made)  # a shortcut has learned the call, and knows who ran it
+        assert ditcache.summary(model).shortcuts
+        session = session_of(model)
+        assert session is not None
+        known = [weakref.ref(executor) for executor in session.executors]
+        assert known
+        assert ditcache.summary(model).hoisted_bytes
+        torch._dynamo.reset()
+        gc.collect()
+        assert not any(ref() for ref in known)
+        assert not ditcache.summary(model).hoisted_bytes
+
+
+def test_other_options_free_what_was_hoisted_before():
+    model = Denoiser()
+    held = [
+        hoisted_by(compiled(model, policy="exact", hoist_budget=budget), model)
+        for budget in (2**20, 2**21, 2**22)
+    ]
+    assert held[0] > 0
+    assert held == held[:1] * 3
+
+
+def hoisted_by(made, model: Denoiser) -> int:
+    generate(made)
+    return ditcache.summary(model).hoisted_bytes

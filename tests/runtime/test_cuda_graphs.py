@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from ditcache.runtime import cuda_graphs
@@ -98,6 +100,20 @@ def test_moved_weights_are_captured_anew():
     assert right(f(x, moved, c), x, moved, c)
     assert (runs.stats.captures, runs.stats.recaptures) == (2, 1)
     assert len(runs.api.pools[0]) == 1, "the old one is freed"
+
+
+def test_captures_of_a_variant_that_is_gone_are_freed_at_the_next_capture():
+    runs = Runs()
+    gone, stays = runs.wrap(), runs.wrap()
+    a = inputs()
+    for _ in range(2):
+        gone(*a)
+    del gone
+    gc.collect()
+    for _ in range(2):
+        assert right(stays(*a), *a)
+    assert len(runs.api.pools[0]) == 1
+    assert runs.graphs.nbytes == runs.api.size
 
 
 def test_weights_that_always_move_are_given_up(caplog):
