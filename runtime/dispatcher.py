@@ -2,67 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-from torch import Tensor
+from dataclasses import dataclass
 
 from ..passes.plan_format import Plan
 from .foresight import close_to
-from .guidance_watch import GuidanceWatch
-from .recorder import Recording
+from .generation_state import GenerationState
 from .slots import SlotSet
 from .track import Moment
 
-if TYPE_CHECKING:
-    from .judge import Judge
-
 CHANGED_SHAPE = "changed shape"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Shape and dtype of what the denoiser gave; several live-outs count as one vector."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    def suits(self, plan: Plan) -> bool:
-        """Whether the plan was made for outputs like this one, at whatever batch size."""
-        if plan.shape is None:
-            return True
-        keep = 1 if len(self.shape) > 1 else 0
-        same = self.shape[keep:] == tuple(plan.shape[keep:]) and len(self.shape) == len(plan.shape)
-        return same and plan.dtype in (None, self.dtype)
-
-    def __str__(self) -> str:
-        return f"{self.dtype}{list(self.shape)}"
-
-
-@dataclass
-class GenerationState:
-    """One generation under way: its plan, its slots by branch, what was seen of its grid."""
-
-    serial: int
-    seen: list[float] = field(default_factory=list[float])
-    plan: Plan | None = None
-    outran: Plan | None = None  # a plan behind whose grid's end it went on
-    offset: int = 0  # plan step of the generation's first step; not 0 for image-to-image
-    slots: dict[str, SlotSet] = field(default_factory=dict[str, SlotSet])
-    sample: Sample | None = None  # None until the first step has computed
-    recording: Recording | None = None
-    gave: tuple[weakref.ref[Tensor], int] | None = None  # its first output, and its version then
-    judges: dict[str, Judge] = field(default_factory=dict[str, "Judge"])  # of rules, by branch
-    clashes: int = 0  # how many generations in a row began because latents took turns
-    short: bool = False  # whether the generation before had one step only
-    guidance: GuidanceWatch = field(default_factory=GuidanceWatch)
-    full: str | None = None  # why the rest of the generation is computed in full
-    measured: bool = False  # runs in full on purpose, to be recorded
-    alarmed: bool = False  # by the guard
-    confirmed: bool = False  # what was foreseen of its steps before the first forecast
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from . import scope
 from .clock import CLASH, MAX_TRACKS, OTHER_LATENTS, TAKING_TURNS, TOO_MANY_CALLS
-from .dispatcher import GenerationState
 from .foresight import LOST
+from .generation_state import Beginning, GenerationState
 from .self_profiling import is_whole
 from .slots import SlotSet
 from .track import Moment
@@ -76,7 +76,7 @@ class Generations:
         if before is not None:
             if moment.cause == TOO_MANY_CALLS and before.recording is not None:
                 before.recording.broken = f"{TOO_MANY_CALLS} in one ditcache.generation"
-            elif len(before.seen) == 1 and before.short:
+            elif len(before.seen) == 1 and before.began.after_one_step:
                 self._session.stats.say("one step", _one_step(moment))
             if moment.cause == CLASH and before.recording is not None:
                 before.recording.broken = (
@@ -89,13 +89,10 @@ class Generations:
             kept, self._spare = self._spare, {}
         for slots in kept.values():
             slots.clear()
-        state = GenerationState(moment.serial, slots=kept)
-        state.short = before is not None and len(before.seen) == 1
-        if moment.cause in (CLASH, OTHER_LATENTS):
-            state.clashes = 1 + (before.clashes if before is not None else 0)
+        state = GenerationState(moment.serial, _beginning(moment, before), slots=kept)
         if moment.cause in (TOO_MANY_CALLS, LOST):
             state.full = moment.cause
-        elif state.clashes > 1:
+        elif state.began.clashes > 1:
             # Latents that take turns: generations interleaved on one thread. Near their end two
             # images of one prompt may look related, so that the clock alone is not to be trusted.
             state.full = "interleaved generations"
@@ -156,6 +153,14 @@ class Generations:
             "step is read at once, which waits for the device. Name guidance branches with "
             "ditcache.branch, and put each sampling loop into ditcache.generation().",
         )
+
+
+def _beginning(moment: Moment, before: GenerationState | None) -> Beginning:
+    """How a generation begins that follows another one on its track."""
+    clashes = 0
+    if moment.cause in (CLASH, OTHER_LATENTS):
+        clashes = 1 + (before.began.clashes if before is not None else 0)
+    return Beginning(clashes, after_one_step=before is not None and len(before.seen) == 1)
 
 
 def _one_step(moment: Moment) -> str:

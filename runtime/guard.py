@@ -11,7 +11,8 @@ from torch import Tensor
 from ..kernels.probe import probe
 from ..passes.densify import densify
 from ..passes.plan_format import Plan
-from .dispatcher import Decision, GenerationState
+from .dispatcher import Decision
+from .generation_state import GenerationState
 from .late_reads import LateReads, to_device, waits
 from .slots import SlotSet
 from .stats import Stats

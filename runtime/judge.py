@@ -14,7 +14,8 @@ from ..kernels.probe import probe
 from ..passes.forecasters import Taylor
 from ..passes.plan_format import Plan
 from ..passes.policies import Reading, decider
-from .dispatcher import Decision, GenerationState
+from .dispatcher import Decision
+from .generation_state import GenerationState
 from .program import Program
 from .slots import Ring, SlotSet
 

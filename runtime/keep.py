@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .dispatcher import Decision, GenerationState
+from .dispatcher import Decision
+from .generation_state import GenerationState
 from .offload import Offload
 from .program import Program
 from .session import Session

@@ -16,7 +16,7 @@ from ..passes.selectors import outline
 from .clock import Clock
 from .config import Config
 from .cuda_graph_api import graphs_for
-from .dispatcher import GenerationState
+from .generation_state import GenerationState
 from .generations import Generations
 from .guard import Guard
 from .guidance_watch import suits

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .dispatcher import GenerationState
+    from .generation_state import GenerationState
     from .stats import Stats
 
 STEPPED = "what was compiled takes the sampler's step itself"

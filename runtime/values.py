@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from ..passes.ir import StepGraph, output_node
-from .dispatcher import Sample
+from .generation_state import Sample
 from .late_reads import waits
 
 _SUM = {torch.float16: torch.float32, torch.bfloat16: torch.float32}

@@ -13,7 +13,8 @@ from ..passes.ir import StepGraph
 from ..passes.plan_format import Plan
 from ..passes.policies import device_limit
 from . import dispatcher, stepped
-from .dispatcher import Decision, GenerationState
+from .dispatcher import Decision
+from .generation_state import GenerationState
 from .judge import judge_of
 from .keep import keep, push
 from .late_reads import waits
