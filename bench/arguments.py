@@ -6,10 +6,13 @@ import argparse
 import json
 import logging
 import math
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+from .bad_input import BadInput
 
 COMPILERS = ("inductor", "eager")
 """What may compile the parts of a step."""
@@ -94,6 +97,16 @@ def folder(text: str) -> Path:
     if not there.is_dir():
         raise argparse.ArgumentTypeError(f"expected a folder, but {there} is a file")
     return path
+
+
+def writable(path: Path) -> Path:
+    """Make a folder and try to write in it; raises BadInput if that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise BadInput(f"{path}: nothing can be written there ({error.strerror})") from error
 
 
 def plain_messages() -> None:

@@ -19,11 +19,12 @@ MODEL = (
 )
 
 METHOD_WEIGHTS = ("distilled", "lcm", "interpolation")
-SCORER_WEIGHTS = ("clip", "inception", "aesthetic", "image-reward")
+SCORER_WEIGHTS = ("clip", "inception", "aesthetic", "image-reward", "lpips")
 WIDTH = 180  # the tables of these verbs have many columns
 
 Model = Annotated[str, typer.Argument(help=MODEL)]
 Out = Annotated[Path, typer.Option(help="folder for results", file_okay=False)]
+Inputs = Annotated[Path | None, typer.Option(help="folder of pictures or prompts.txt", exists=True)]
 Steps = Annotated[int | None, typer.Option(help="denoising steps of the baseline", min=1)]
 Frames = Annotated[int | None, typer.Option(help="frames of a video", min=1)]
 Height = Annotated[int | None, typer.Option(help="pixels", min=1)]
@@ -43,7 +44,7 @@ def compare(
     out: Out,
     methods: Annotated[str | None, typer.Option(help="names, by commas; all if not given")] = None,
     combine: Annotated[str | None, typer.Option(help="combinations, e.g. C3+M1,M1+M2")] = None,
-    inputs: Annotated[Path | None, typer.Option(help="folder of pictures or prompts.txt")] = None,
+    inputs: Inputs = None,
     count: Annotated[int, typer.Option(help="at most so many inputs", min=1)] = 20,
     repeats: Annotated[int, typer.Option(help="of each timed sample", min=1)] = 3,
     timing_samples: Annotated[int, typer.Option(help="samples that are repeated", min=1)] = 1,
@@ -86,7 +87,7 @@ def evaluate(
     *,
     out: Out,
     prompts: Annotated[
-        Path | None, typer.Option(help="one a line, a JSON list, or MS-COCO's captions")
+        Path | None, typer.Option(help="one a line, JSON, MS-COCO's captions, VBench's suite")
     ] = None,
     n: Annotated[int, typer.Option("--n", "-n", help="samples", min=2)] = 64,
     plan: Annotated[
@@ -98,9 +99,12 @@ def evaluate(
     reference: Annotated[
         str | None, typer.Option(help='folder of pictures, or "real" for a small model\'s data')
     ] = None,
-    inputs: Annotated[Path | None, typer.Option(help="folder of pictures or prompts.txt")] = None,
+    inputs: Inputs = None,
     batch: Annotated[int, typer.Option(help="samples generated together", min=1)] = 8,
     inner: Annotated[str, typer.Option(help="compiler of the cached model's parts")] = "eager",
+    vbench: Annotated[
+        str | None, typer.Option(help="Python that imports vbench, if this one does not")
+    ] = None,
     weights: Weights = None,
     steps: Steps = None,
     frames: Frames = None,
@@ -126,6 +130,7 @@ def evaluate(
             inner=_inner(inner),
             reference=reference,
             weights=_roles(weights, SCORER_WEIGHTS),
+            vbench=vbench,
         )
         return run(settings, prompts, out, console(WIDTH))
 

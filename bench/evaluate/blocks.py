@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from ..compare.inputs import Sample
 from ..compare.judge import DISTANCE, distances
 from ..compare.subjects import Subject
 from ..features import looks
-from .scorers import Panel
+from .scorers import Distance, Panel
 from .settings import UNCACHED, Ranks, Settings
+from .videos import Videos
 
 SHOWN = 16  # samples whose pictures are kept for the page
 Tick = Callable[[int], None]
@@ -72,15 +73,21 @@ class Blocks:
 
 
 class Producer:
-    """Makes blocks with one copy of the model."""
+    """Makes blocks with one copy of the model, and files of its `videos` if somebody wants them."""
 
     def __init__(
-        self, settings: Settings, subject: Subject, plans: dict[str, Plan], panel: Panel
+        self,
+        settings: Settings,
+        subject: Subject,
+        plans: dict[str, Plan],
+        panel: Panel,
+        videos: Videos | None = None,
     ) -> None:
         self.settings = settings
         self.subject = subject
         self.panel = panel
         self.plans = plans
+        self.videos = videos
         self.name, self.plain = next(iter(subject.denoisers.items()))
         self.model: Any = None
         if plans:
@@ -89,9 +96,13 @@ class Producer:
     def run(self, blocks: Blocks, ranks: Ranks, tick: Tick) -> None:
         """Make this process's missing blocks."""
         for block in ranks.mine(self.settings.blocks):
-            if not blocks.done(block):
+            if not (blocks.done(block) and self._filmed(block)):
                 blocks.write(block, self.make(block))
             tick(len(self.settings.indices(block)))
+
+    def _filmed(self, block: int) -> bool:
+        variants, indices = (UNCACHED, *self.plans), self.settings.indices(block)
+        return self.videos is None or self.videos.there(variants, indices)
 
     @torch.no_grad()
     def make(self, block: int) -> dict[str, Tensor]:
@@ -108,12 +119,15 @@ class Producer:
             started = time.perf_counter()
             frames = self._generate(variant, padded)[: len(chosen)]
             seconds = (time.perf_counter() - started) / len(padded)
+            if self.videos is not None:
+                self.videos.write(variant, indices, frames)
             found[f"{variant}/seconds"] = torch.full((len(chosen),), seconds, dtype=torch.float64)
             found |= {f"{variant}/{k}": v for k, v in self._score(frames, captions).items()}
             if reference is None:
                 reference = frames
             else:
-                found |= {f"{variant}/{k}": v for k, v in pairs(frames, reference).items()}
+                paired = pairs(frames, reference, self.panel.distances)
+                found |= {f"{variant}/{k}": v for k, v in paired.items()}
             if indices.start < SHOWN:
                 found[f"{variant}/pictures"] = frames.mul(255).round().byte()
         return found
@@ -141,14 +155,17 @@ class Producer:
         return found
 
 
-def pairs(frames: Tensor, reference: Tensor) -> dict[str, Tensor]:
-    """PSNR (dB), SSIM and perceptual distance of each sample [N, F, ...] to the uncached one."""
+def pairs(frames: Tensor, reference: Tensor, others: Mapping[str, Distance]) -> dict[str, Tensor]:
+    """PSNR (dB), SSIM and perceptual distances of each sample [N, F, ...] to the uncached one."""
     found: dict[str, list[float]] = {"psnr": [], "ssim": [], DISTANCE: []}
+    found |= {name: [] for name in others}
     for made, other in zip(frames, reference, strict=True):
         found["psnr"].append(float(metrics.psnr(made, other).mean()))
         found["ssim"].append(float(metrics.ssim(made, other).mean()))
         maps = looks(made)[1], looks(other)[1]
         found[DISTANCE].append(float(distances(*maps).mean()))
+        for name, distance in others.items():
+            found[name].append(float(distance(made, other).mean()))
     return {f"pair:{k}": torch.tensor(v, dtype=torch.float64) for k, v in found.items()}
 
 

@@ -20,15 +20,20 @@ from ..compare.inputs import Sample, Skipped
 from ..compare.subjects import Subject, load
 from ..environment import environment, write_json
 from ..features import SPACE
+from . import vbench_scores
 from .blocks import Blocks, Producer, compiled, generate
+from .checks import REAL, UnusableReference, check, enough_steps
 from .moments import Moments
 from .prompts import load_prompts
 from .results import reference_moments, results, seconds
 from .scorers import Panel, distance_name, panel
 from .settings import UNCACHED, Ranks, Settings, write_atomically
+from .vbench_total import TOTAL
+from .videos import Videos
 
 DOCUMENT, CLIPS = "evaluate.json", "clips"
-REAL = "real"
+Reference = tuple[dict[str, Moments], int, list[str]]
+NO_REFERENCE: Reference = ({}, 0, [])
 CALIBRATION_SEED, CALIBRATION_SAMPLES = 5_000_000, 16
 ALL_RAN, SOME_DID_NOT = 0, 1
 
@@ -38,15 +43,22 @@ def run(settings: Settings, prompts: Path | None, out: Path, console: Console) -
     ranks = Ranks.here()
     if settings.request.device == "cuda":
         torch.cuda.set_device(ranks.local)
-    subject, skipped = prepare(settings, prompts)
+    given = check(settings, out)
+    package = vbench_scores.find(settings.vbench)
     judges = panel(settings.weights, settings.request.device)
-    plans, calibrating = _plans(settings, subject, out / "work", ranks)
+    for role in settings.weights.keys() & judges.missing.keys():
+        console.print(f"{role}: will not be measured: {judges.missing[role]}")
+    subject, skipped = prepare(settings, prompts)
+    enough_steps(settings, subject.steps)
+    references = _references(settings, subject, judges, out) if ranks.rank == 0 else NO_REFERENCE
+    plans, calibrating = _plans(settings, subject, given, out / "work", ranks)
     texts = {name: plan.to_json() for name, plan in plans.items()}
-    captions = [s.caption or "" for s in subject.samples[: settings.count]]
-    distinct = list(dict.fromkeys(captions))
+    distinct = list(dict.fromkeys(_captions(settings, subject)))
     key = settings.key(subject.fingerprint_of_weights(), distinct, texts)
     blocks = Blocks(out / "work" / "blocks", key, settings)
-    producer = Producer(settings, subject, plans, judges)
+    filmed = isinstance(package, vbench_scores.Package) and subject.kind == "text-to-video"
+    videos = Videos(out / "work" / "videos" / key) if filmed else None
+    producer = Producer(settings, subject, plans, judges, videos)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(30),
@@ -60,16 +72,19 @@ def run(settings: Settings, prompts: Path | None, out: Path, console: Console) -
     ranks.meet()
     if ranks.rank:
         return ALL_RAN
-    document = _document(settings, subject, blocks, plans=plans, judges=judges, out=out)
+    document = _document(
+        settings, subject, blocks, plans=plans, judges=judges, references=references, out=out
+    )
     document["skipped_prompts"] = [asdict(s) for s in skipped]
     document["calibration"] = calibrating
+    failed = bool(settings.weights.keys() & document["missing"].keys())
+    failed |= _vbench(document, package, producer, out / "work" / "vbench" / key)
     write_json(out / DOCUMENT, document)
     console.print(table(document))
     for name, reason in document["missing"].items():
         console.print(f"{name}: not measured: {reason}")
     for one in skipped:
         console.print(f"{one.name}: left out: {one.reason}")
-    failed = set(settings.weights) & set(document["missing"])
     console.print(f"written to {out / DOCUMENT}")
     return SOME_DID_NOT if failed or skipped else ALL_RAN
 
@@ -93,25 +108,54 @@ def prepare(settings: Settings, prompts: Path | None) -> tuple[Subject, list[Ski
     return subject, skipped
 
 
+def _captions(settings: Settings, subject: Subject) -> list[str]:
+    return [s.caption or "" for s in subject.samples[: settings.count]]
+
+
 def table(document: dict[str, Any]) -> Table:
-    """One row a variant."""
+    """One column a variant, one row a measure."""
     shown = Table(title=document["title"], box=None, pad_edge=False, title_justify="left")
+    variants: dict[str, dict[str, Any]] = document["variants"]
     shown.add_column("", no_wrap=True)
-    measures = list(dict.fromkeys(m for e in document["variants"].values() for m in e))
-    for measure in measures:
-        shown.add_column(measure, justify="right")
-    for name, entry in document["variants"].items():
-        cells: list[str] = []
-        for measure in measures:
-            value = entry.get(measure)
-            if isinstance(value, dict):
-                cells.append(f"{value['mean']:.4f} ({value['low']:.4f}-{value['high']:.4f})")
-            elif isinstance(value, float):
-                cells.append(f"{value:.3f}")
-            else:
-                cells.append("" if value is None else str(value))
-        shown.add_row(name, *cells)
+    for name in variants:
+        shown.add_column(name, justify="right")
+    for measure in dict.fromkeys(m for entry in variants.values() for m in entry):
+        shown.add_row(measure, *(_cell(entry.get(measure)) for entry in variants.values()))
     return shown
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['mean']:.4f} ({value['low']:.4f}-{value['high']:.4f})"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "" if value is None else str(value)
+
+
+def _vbench(
+    document: dict[str, Any], package: vbench_scores.Package | str, producer: Producer, work: Path
+) -> bool:
+    """Add VBench's scores to the document, or why there are none; tells if asked for in vain."""
+    subject, videos, settings = producer.subject, producer.videos, producer.settings
+    missing, asked = document["missing"], settings.vbench is not None
+    if videos is None or isinstance(package, str):
+        if subject.kind == "text-to-video":
+            missing[TOTAL] = package
+        elif asked:
+            missing[TOTAL] = f"VBench judges text to video; {subject.name} is {subject.kind}"
+        return asked
+    device = settings.request.device
+    captions = _captions(settings, subject)
+    if device.startswith("cuda"):  # VBench's networks need the room
+        subject.pipeline.to("cpu")
+        torch.cuda.empty_cache()
+    variants = list(document["variants"])
+    scores = vbench_scores.measure(package, videos, variants, captions, work=work, device=device)
+    for variant, found in scores.values.items():
+        document["variants"][variant] |= {name: round(v, 6) for name, v in found.items()}
+    document["vbench"] = package.version
+    missing |= scores.failed | scores.undefined
+    return asked and bool(scores.failed)
 
 
 def _document(
@@ -121,9 +165,10 @@ def _document(
     *,
     plans: dict[str, Plan],
     judges: Panel,
+    references: Reference,
     out: Path,
 ) -> dict[str, Any]:
-    references, size, unreadable = _references(settings, subject, judges, out)
+    moments, size, unreadable = references
     variants = [UNCACHED, *plans]
     missing = dict(judges.missing)
     if not any(s.caption for s in subject.samples):
@@ -142,7 +187,7 @@ def _document(
         "steps": subject.steps,
         "reference": {"name": settings.reference, "pictures": size, "unreadable": unreadable},
         "names": {space: distance_name(space) for space in judges.spaces},
-        "variants": results(blocks, variants, judges, references),
+        "variants": results(blocks, variants, judges, moments),
         "seconds_a_sample": seconds(blocks, variants),
         "plans": {
             name: {
@@ -159,27 +204,25 @@ def _document(
     }
 
 
-def _references(
-    settings: Settings, subject: Subject, judges: Panel, out: Path
-) -> tuple[dict[str, Moments], int, list[str]]:
+def _references(settings: Settings, subject: Subject, judges: Panel, out: Path) -> Reference:
+    """Statistics of the reference set by feature space, its size, and what could not be read."""
     if settings.reference is None:
-        return {}, 0, []
+        return NO_REFERENCE
     if settings.reference == REAL and subject.real is not None:
         rows = subject.real()
         return {SPACE: Moments.of_blocks(rows.split(32))}, len(rows), []
+    if settings.reference == REAL and not Path(REAL).is_dir():
+        raise UnusableReference(f"no data came with {subject.name}; give a folder of pictures")
     width, height = (subject.arguments.get(side) for side in ("width", "height"))
     size = (width, height) if width and height else None
     return reference_moments(Path(settings.reference), judges, out / "work", size)
 
 
 def _plans(
-    settings: Settings, subject: Subject, work: Path, ranks: Ranks
+    settings: Settings, subject: Subject, given: dict[str, Plan], work: Path, ranks: Ranks
 ) -> tuple[dict[str, Plan], dict[str, float]]:
-    """Given plans by file name, and plans made here once and kept, so that resuming finds them."""
-    plans: dict[str, Plan] = {}
+    """Given plans, and plans made here once and kept, so that resuming finds them."""
     spent: dict[str, float] = {}
-    for path in settings.plans:
-        plans[Path(path).name.removesuffix(".json").removesuffix(".plan")] = Plan.load(path)
     weights = subject.fingerprint_of_weights()[:8]
     files = {
         f"{s:g}x": work / f"{s:g}x-{subject.steps}-{weights}.plan.json" for s in settings.speedups
@@ -199,7 +242,7 @@ def _plans(
         spent["seconds"] = round(time.perf_counter() - started, 2)
         spent["samples"] = len(samples)
     ranks.meet()
-    return plans | {name: Plan.load(path) for name, path in files.items()}, spent
+    return given | {name: Plan.load(path) for name, path in files.items()}, spent
 
 
 def _calibration(subject: Subject, block: int) -> list[Sample]:

@@ -1,4 +1,4 @@
-"""Prompts from a file: one a line, a JSON list, or MS-COCO's captions."""
+"""Prompts from a file: one a line, a JSON list, MS-COCO's captions, or VBench's suite."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from ..bad_input import BadInput
 from ..compare.inputs import Skipped, read_prompts
+from .vbench_total import needed
 
 
 class PromptError(BadInput):
@@ -18,7 +19,8 @@ def load_prompts(path: Path) -> tuple[list[str], list[Skipped]]:
     """Prompts in the file's order, and what was left out of it with the reason.
 
     MS-COCO's captions file (`captions_val2014.json`) gives one caption an image, that of the
-    lowest annotation id, in order of image id: the usual 30k protocol draws from these.
+    lowest annotation id, in order of image id: the usual 30k protocol draws from these. VBench's
+    list (`VBench_full_info.json`) gives each prompt as often as VBench wants videos of it.
 
     Raises:
         PromptError: no such file, not JSON though named so, or nothing usable in it.
@@ -45,6 +47,8 @@ def _from_json(document: Any, path: Path) -> tuple[list[str], list[Skipped]]:
         return _coco(document["annotations"])
     if not isinstance(document, list):
         raise PromptError(f"{path}: expected a list of prompts or MS-COCO's annotations")
+    if document and all(isinstance(e, dict) and "prompt_en" in e for e in document):
+        return _vbench(document), []
     prompts: list[str] = []
     skipped: list[Skipped] = []
     for i, entry in enumerate(document):
@@ -54,6 +58,16 @@ def _from_json(document: Any, path: Path) -> tuple[list[str], list[Skipped]]:
         else:
             skipped.append(Skipped(f"entry {i}", "no text"))
     return prompts, skipped
+
+
+def _vbench(entries: list[dict[str, Any]]) -> list[str]:
+    """All prompts in turn, five times; then those of which more videos are needed, in turn."""
+    wanted: dict[str, int] = {}
+    for entry in entries:
+        count = max(map(needed, entry["dimension"]))
+        wanted[entry["prompt_en"]] = max(count, wanted.get(entry["prompt_en"], 0))
+    rounds = max(wanted.values())
+    return [prompt for i in range(rounds) for prompt, count in wanted.items() if count > i]
 
 
 def _coco(annotations: list[Any]) -> tuple[list[str], list[Skipped]]:

@@ -10,20 +10,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .. import metrics
-from ..bad_input import BadInput
 from ..checksums import sha256
-from ..compare.inputs import PICTURES, InputError, open_picture
+from ..compare.inputs import InputError, open_picture
 from ..compare.judge import as_tensor
 from .blocks import Blocks
+from .checks import UnusableReference, pictures
 from .moments import Moments, frechet_distance
 from .scorers import Panel, distance_name
 from .settings import UNCACHED, write_atomically
 
 BATCH = 32
-
-
-class UnusableReference(BadInput):
-    """The reference set cannot be used; says what was expected."""
 
 
 def results(
@@ -82,9 +78,7 @@ def reference_moments(
     """
     from PIL import ImageOps
 
-    if not folder.is_dir():
-        raise UnusableReference(f"{folder}: no such folder; expected the reference pictures")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES)
+    paths = pictures(folder)
     listing = "\n".join(f"{p.relative_to(folder)} {p.stat().st_size}" for p in paths)
     index = cache / "reference.txt"
     write_atomically(index, f"{size} {sorted(panel.spaces)}\n{listing}")
@@ -93,17 +87,17 @@ def reference_moments(
     if not kept.exists():
         rows: dict[str, list[Tensor]] = {space: [] for space in panel.spaces}
         for start in range(0, len(paths), BATCH):
-            pictures: list[Tensor] = []
+            read: list[Tensor] = []
             for path in paths[start : start + BATCH]:
                 try:
                     image = open_picture(path)
                 except InputError as error:
                     unreadable.append(str(error))
                     continue
-                pictures.append(as_tensor(ImageOps.fit(image, size) if size else image))
+                read.append(as_tensor(ImageOps.fit(image, size) if size else image))
             for space, embed in panel.spaces.items():
                 # One at a time: pictures of a folder need not have one size.
-                rows[space] += [embed(picture).float() for picture in pictures]
+                rows[space] += [embed(picture).float() for picture in read]
         if sum(map(len, rows[next(iter(rows))])) < 2:
             raise UnusableReference(f"{folder}: fewer than two readable pictures")
         save_file({space: torch.cat(parts) for space, parts in rows.items()}, kept)

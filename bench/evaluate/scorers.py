@@ -1,7 +1,8 @@
 """What sees a picture: feature spaces for Fréchet distances, and scores of one picture each.
 
-Only EfficientNet-Lite0 and MiniLM come with packages. The famous measures (FID, CLIP, ImageReward,
-the LAION aesthetic score) exist when their weights are given, and only then under their names.
+Only EfficientNet-Lite0 and MiniLM come with packages. The famous measures (FID, CLIP, LPIPS,
+ImageReward, the LAION aesthetic score) exist when their weights are given, and only then under
+their names.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from ..compare.figure import as_image
 from ..features import SPACE, features
 from .dual_encoder import NAME, dual_encoder
 
-ROLES = ("clip", "inception", "aesthetic", "image-reward")
-INCEPTION = "Inception"
+ROLES = ("clip", "inception", "aesthetic", "image-reward", "lpips")
+INCEPTION, LPIPS = "Inception", "LPIPS"
 
 
 class Scorer(Protocol):
@@ -34,12 +35,17 @@ class Scorer(Protocol):
         ...
 
 
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""[N] float64 between pictures [N, 3, H, W] in [0, 1] of two sets."""
+
+
 @dataclass
 class Panel:
-    """All that judges single pictures; `missing` says what cannot, and why."""
+    """All that judges single pictures, or two of them; `missing` says what cannot, and why."""
 
     spaces: dict[str, Callable[[Tensor], Tensor]]
     scorers: list[Scorer] = field(default_factory=list["Scorer"])
+    distances: dict[str, Distance] = field(default_factory=dict[str, Distance])
     missing: dict[str, str] = field(default_factory=dict[str, str])
 
 
@@ -53,6 +59,7 @@ def panel(weights: dict[str, str], device: str = "cpu") -> Panel:
         "inception": lambda path: Inception(path, device),
         "clip": lambda path: ClipSimilarity(path, device),
         "image-reward": lambda path: ImageReward(path, device),
+        "lpips": lambda path: Lpips(path, device),
     }
     for role in ROLES:
         if role not in weights:
@@ -67,6 +74,8 @@ def panel(weights: dict[str, str], device: str = "cpu") -> Panel:
             continue
         if role == "inception":
             found.spaces[INCEPTION] = made
+        elif role == "lpips":
+            found.distances[LPIPS] = made
         else:
             found.scorers.append(made)
     if "aesthetic" in weights:
@@ -103,6 +112,31 @@ class Inception:
     def __call__(self, pictures: Tensor) -> Tensor:
         pixels = pictures.clamp(0, 1).mul(255).round().byte().to(self.device)
         return self.network(pixels, return_features=True).float().cpu().clone()
+
+
+class Lpips:
+    """LPIPS as TorchScript, in one of the two forms in which it is passed around.
+
+    `forward(first, second)` on [-1, 1], as a traced `lpips.LPIPS`; or StyleGAN's VGG-16, whose
+    features with `return_lpips=True`, of [0, 255], are LPIPS when their difference is squared.
+    """
+
+    def __init__(self, path: Path, device: str) -> None:
+        self.device = device
+        self.network: Any = torch.jit.load(str(path), map_location=device).eval()
+        names = {a.name for a in self.network.forward.schema.arguments}
+        self.features = "return_lpips" in names
+
+    @torch.inference_mode()
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        a, b = (x.clamp(0, 1).float().to(self.device) for x in (first, second))
+        if self.features:
+            both = self.network(torch.cat((a, b)) * 255, resize_images=False, return_lpips=True)
+            made, other = both.chunk(2)
+            found = (made - other).square().sum(1)
+        else:
+            found = self.network(a * 2 - 1, b * 2 - 1).flatten()
+        return found.double().cpu().clone()
 
 
 class ClipSimilarity:

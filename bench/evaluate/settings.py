@@ -20,7 +20,8 @@ class Settings:
     """`count` samples in blocks of `block`; sample i has prompt i (cyclically) and seed + i.
 
     `plans` are paths of plans; `speedups` plans to be made, each on calibration prompts. `weights`
-    name scorers' weights by role: "clip", "inception", "aesthetic", "image-reward".
+    name scorers' weights by role: "clip", "inception", "aesthetic", "image-reward", "lpips".
+    `vbench` is the interpreter that imports VBench, if it is not this one.
     """
 
     request: Request
@@ -31,6 +32,7 @@ class Settings:
     inner: str = "eager"
     reference: str | None = None
     weights: dict[str, str] = field(default_factory=dict[str, str])
+    vbench: str | None = None
 
     @property
     def blocks(self) -> int:
@@ -43,7 +45,7 @@ class Settings:
     def key(self, fingerprint: str, prompts: list[str], plans: dict[str, str]) -> str:
         """Hash of what decides a block's content."""
         about: dict[str, Any] = asdict(self)
-        for irrelevant in ("count", "reference", "plans", "speedups"):
+        for irrelevant in ("count", "reference", "plans", "speedups", "vbench"):
             about.pop(irrelevant)
         about |= {"fingerprint": fingerprint, "prompts": prompts, "plan_texts": plans}
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]

@@ -84,7 +84,7 @@ def test_the_command_measures_a_plan_in_pairs_and_goes_on(tmp_path):
     assert 10 < entry["psnr"]["mean"] < 100
     assert entry["FD-EffLite0:uncached"] > 0
     assert "FID" not in json.dumps(first)
-    assert set(first["missing"]) == {"clip", "inception", "aesthetic", "image-reward"}
+    assert set(first["missing"]) == {"clip", "inception", "aesthetic", "image-reward", "lpips"}
     assert cli.main([*arguments, "--weights", "clip=absent/clip-model-nobody-has"]) == 1
     second = json.loads((tmp_path / "evaluate.json").read_text())
     assert second["variants"] == first["variants"]

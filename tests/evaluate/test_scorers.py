@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ditcache.bench.checksums import WeightsError, locate, sha256
+from ditcache.bench.evaluate.blocks import pairs
 from ditcache.bench.evaluate.dual_encoder import NAME, dual_encoder
 from ditcache.bench.evaluate.scorers import distance_name, panel
 from ditcache.bench.reference import real_emoji
@@ -15,7 +16,7 @@ def test_without_weights_there_are_only_stand_ins_under_their_own_names():
     found = panel({})
     assert list(found.spaces) == ["EffLite0"]
     assert [s.name for s in found.scorers] == [NAME]
-    assert set(found.missing) == {"clip", "inception", "aesthetic", "image-reward"}
+    assert set(found.missing) == {"clip", "inception", "aesthetic", "image-reward", "lpips"}
     assert distance_name("EffLite0") == "FD-EffLite0"
 
 
@@ -67,6 +68,36 @@ def test_inception_is_a_torchscript_file(tmp_path):
     assert distance_name("Inception") == "FID"
     wrong = panel({"inception": f"{path}#sha256={'0' * 64}"})
     assert "SHA-256" in wrong.missing["inception"]
+
+
+class FakePair(nn.Module):
+    """As `lpips.LPIPS`: two pictures in [-1, 1], [N, 1, 1, 1] out."""
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return (first - second).square().mean(dim=(1, 2, 3), keepdim=True)
+
+
+class FakeFeatures(nn.Module):
+    """As StyleGAN's VGG-16: bytes' range in, features out whose squared difference is LPIPS."""
+
+    def forward(self, x: Tensor, resize_images: bool = True, return_lpips: bool = False) -> Tensor:
+        assert return_lpips
+        assert not resize_images
+        return (x / 255).flatten(1) / (x[0].numel() ** 0.5)
+
+
+@pytest.mark.parametrize(("network", "scale"), [(FakePair(), 4.0), (FakeFeatures(), 1.0)])
+def test_lpips_is_a_torchscript_file_of_either_form(tmp_path, network, scale):
+    path = tmp_path / "lpips.pt"
+    torch.jit.script(network).save(str(path))
+    found = panel({"lpips": str(path)})
+    first, second = torch.rand(2, 3, 3, 8, 8)
+    wanted = scale * (first - second).square().mean((1, 2, 3)).double()
+    torch.testing.assert_close(found.distances["LPIPS"](first, second), wanted)
+    frames = torch.stack((first, second))[:, :1]
+    paired = pairs(frames, frames.flip(0), found.distances)
+    assert paired["pair:LPIPS"].dtype == torch.float64
+    assert "lpips" in panel({"lpips": str(tmp_path / "absent.pt")}).missing
 
 
 def test_weights_are_checked(tmp_path):
