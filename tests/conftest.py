@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+import torch
 
 # diffusers imports torchao where it is installed, which tells of GPU kernels that it cannot load.
 logging.getLogger("torchao").setLevel(logging.ERROR)
@@ -16,9 +17,15 @@ def private_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DITCACHE_CACHE_DIR", str(tmp_path / "ditcache"))
 
 
-def pytest_collection_modifyitems(items):
-    import torch
+@pytest.fixture
+def fresh_dynamo():
+    """What Dynamo compiled before, or gave up, does not matter; nothing is left for the next."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
 
+
+def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return
     for item in items:

@@ -57,10 +57,6 @@ def kinds(model: nn.Module, graph: int = 0) -> dict[str, str]:
     return {argument_name(n): str(kind_of(n)) for n in inputs}
 
 
-def same(one: Tensor, two: Tensor) -> None:
-    torch.testing.assert_close(one, two, rtol=0, atol=0)
-
-
 def is_planned(case: Foreign, model: nn.Module, made: Any) -> None:
     """The third generation runs under the plan made from two, and equals the plan by hand."""
     ours = generate(case, made, 2)

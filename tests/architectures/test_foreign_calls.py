@@ -11,8 +11,8 @@ from ditcache.runtime.session import session_of
 from torch import Tensor
 
 from . import foreign
-from .foreign_runs import STEPS, Foreign, compiled, generate, is_planned, kinds, noise, same
-from .outside import planned_by_hand
+from .foreign_runs import STEPS, Foreign, compiled, generate, is_planned, kinds, noise
+from .outside import planned_by_hand, same
 
 LABEL = torch.tensor([3])
 UNET = Foreign(
@@ -23,11 +23,7 @@ UNET = Foreign(
 )
 
 
-@pytest.fixture(autouse=True)
-def fresh_dynamo():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 
 def test_a_step_counted_in_python_is_the_time_from_its_second_value_on(caplog):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from . import foreign
-from .foreign_runs import STEPS, Foreign, compiled, generate, is_planned, kinds, noise, same
+from .foreign_runs import STEPS, Foreign, compiled, generate, is_planned, kinds, noise
+from .outside import same
 
 LABEL, BOTH = torch.tensor([3]), torch.tensor([3, 10])
 TEXT, WORDS = noise(1, 5, 8, seed=5), noise(1, 4, foreign.DIM, seed=6)
@@ -58,11 +59,7 @@ MODELS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def fresh_dynamo():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 
 CASES = [(name, torch.float32) for name in MODELS]

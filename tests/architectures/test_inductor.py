@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bench.architectures import ARCHITECTURES, Request
 
 from . import foreign
-from .outside import planned_by_hand
+from .outside import planned_by_hand, same
 
 STEPS = Request(4)
 NAMES = ["DiT", "Flux", "Wan 2.1 T2V", "UNet, Stable Diffusion"]
@@ -28,10 +28,6 @@ NAMES = ["DiT", "Flux", "Wan 2.1 T2V", "UNet, Stable Diffusion"]
 def compiled(model: nn.Module, policy: str, **more: Any) -> Any:
     options = {"inner": "inductor", "policy": policy, "remember": False} | more
     return torch.compile(model, backend="ditcache", options=options)
-
-
-def same(one: Tensor, two: Tensor) -> None:
-    torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
 def near(one: Tensor, two: Tensor) -> None:

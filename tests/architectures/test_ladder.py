@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.architectures import ARCHITECTURES, Architecture, Request
 from bench.coverage import COMPUTED, STEPS, compile_for_tests, cover
 
-from .outside import Products, planned_by_hand
+from .outside import Products, planned_by_hand, same
 
 ONE_GRAPH = [name for name, a in ARCHITECTURES.items() if a.single_graph]
 SMALL, OTHER = Request(STEPS), Request(STEPS, seed=1)
@@ -63,10 +63,6 @@ def run(request, runs):
             runs.clear()  # one at a time
             runs[request.param] = Run(ARCHITECTURES[request.param])
         yield runs[request.param]
-
-
-def same(one, two):
-    torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
 def near(one, two):

@@ -104,14 +104,6 @@ def test_four_steps_are_those_of_the_full_models_spacing():
     torch.testing.assert_close(levels(), wanted, atol=5e-4, rtol=0)
 
 
-@pytest.fixture
-def settings_of_a_fresh_process():
-    yield
-    torch.set_flush_denormal(False)
-    torch.backends.cuda.enable_flash_sdp(True)
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)
-
-
 @pytest.mark.usefixtures("settings_of_a_fresh_process")
 def test_the_script_distils_guidance_and_then_consistency(tmp_path, monkeypatch):
     diffusers = pytest.importorskip("diffusers")

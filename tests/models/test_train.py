@@ -149,14 +149,6 @@ def test_the_moving_average_has_a_short_horizon_at_first():
     assert ema.shadow[0].item() == pytest.approx(1 - 2 / 11 * 0.9)
 
 
-@pytest.fixture
-def settings_of_a_fresh_process():
-    yield
-    torch.set_flush_denormal(False)
-    torch.backends.cuda.enable_flash_sdp(True)
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)
-
-
 @pytest.mark.usefixtures("settings_of_a_fresh_process")
 def test_the_digits_script_trains_and_goes_on(tmp_path, monkeypatch):
     diffusers = pytest.importorskip("diffusers")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ditcache.runtime import backend
 
 pytest.importorskip("diffusers")
 
@@ -21,3 +22,10 @@ def no_gradients():
     torch.manual_seed(0)
     with torch.no_grad():
         yield
+
+
+@pytest.fixture
+def nothing_before(monkeypatch):
+    """Dynamo does not try again what it once could not trace; nothing was said yet."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(backend, "_hooks", set())

@@ -9,17 +9,11 @@ from __future__ import annotations
 import ditcache
 import pytest
 import torch
-from ditcache.runtime import backend
 
 from . import tiny_pipelines as tiny
 from .observing import compiled, error, planned, same, steps_of, uncached, watched
 
-
-@pytest.fixture(autouse=True)
-def nothing_before(monkeypatch):
-    """Dynamo does not try again what it once could not trace; nothing was said yet."""
-    torch._dynamo.reset()
-    monkeypatch.setattr(backend, "_hooks", set())
+pytestmark = pytest.mark.usefixtures("nothing_before")
 
 
 def test_model_offload_moves_the_model_outside_of_the_step():

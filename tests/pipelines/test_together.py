@@ -10,7 +10,6 @@ import ditcache
 import pytest
 import torch
 from diffusers.models import attention_dispatch
-from ditcache.runtime import backend
 
 from . import tiny_pipelines as tiny
 from .observing import (
@@ -26,12 +25,7 @@ from .observing import (
     watched,
 )
 
-
-@pytest.fixture(autouse=True)
-def nothing_before(monkeypatch):
-    """Dynamo does not try again what it once could not trace; nothing was said yet."""
-    torch._dynamo.reset()
-    monkeypatch.setattr(backend, "_hooks", set())
+pytestmark = pytest.mark.usefixtures("nothing_before")
 
 
 def test_vae_tiling_and_slicing():

@@ -111,6 +111,11 @@ def first(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
+def same(one: Any, two: Any) -> None:
+    """Fails unless both are equal bit for bit."""
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
 Forward = Callable[[Tensor, Tensor, int], Tensor]  # latents, timestep, step -> velocity
 
 

@@ -21,11 +21,8 @@ from .helpers import (
     noise,
     planned,
     prompt,
+    same,
 )
-
-
-def same(one, two):
-    torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
 def bodies(made, seed=0, **how):

@@ -7,11 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from .helpers import Denoiser, compiled, count, counting, first, generate, grid, noise, prompt
-
-
-def same(one, two):
-    torch.testing.assert_close(one, two, rtol=0, atol=0)
+from .helpers import Denoiser, compiled, count, counting, first, generate, grid, noise, prompt, same
 
 
 def step(model, t, x=None, text=None):

@@ -20,11 +20,8 @@ from .helpers import (
     grid,
     noise,
     prompt,
+    same,
 )
-
-
-def same(one, two):
-    torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
 def sample(forward, steps=12, seed=0):

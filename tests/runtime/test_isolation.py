@@ -19,11 +19,8 @@ from .helpers import (
     noise,
     planned,
     prompt,
+    same,
 )
-
-
-def same(one, two):
-    torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
 def test_e5_interleaved_generations_equal_separate_ones():

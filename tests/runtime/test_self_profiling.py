@@ -6,11 +6,7 @@ import ditcache
 import pytest
 import torch
 
-from .helpers import Denoiser, compiled, counting, first, generate, grid, prompt
-
-
-def same(one, two):
-    torch.testing.assert_close(one, two, rtol=0, atol=0)
+from .helpers import Denoiser, compiled, counting, first, generate, grid, prompt, same
 
 
 def bodies(made, seed=0, **how):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 
 import ditcache
-import pytest
 import torch
 from torch import nn
 
@@ -27,13 +26,6 @@ def grid(steps=12):
 
 def step(model, x, s, ts):
     return x + (ts[s + 1] - ts[s]) * model(x, ts[s].expand(2))
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    with torch.no_grad():
-        yield
 
 
 def compiled(model):
