@@ -237,8 +237,8 @@ def _unguided(profile: Profile, guided: np.ndarray) -> Profile:
     return replace(profile, branches=("",), guidance=None, regions=(replace(own, gram=gram),))
 
 
-def run(setting: Setting, ledger: Ledger, console: Console, only: str, transfer: bool) -> None:
-    """Measure what is missing."""
+def run(setting: Setting, ledger: Ledger, console: Console, only: str, *, transfer: bool) -> None:
+    """Measure the missing cells whose name holds `only`; `transfer`: on other grids, too."""
     bench = Bench(setting)
 
     def measure(name: str, where: Bench, make: Make) -> None:
@@ -284,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     key = hashlib.sha256(repr(setting).encode()).hexdigest()[:16]
     ledger = Ledger(args.work / f"{args.model}.jsonl", key)
     console = Console(width=120)
-    run(setting, ledger, console, args.only, not args.no_transfer)
+    run(setting, ledger, console, args.only, transfer=not args.no_transfer)
     if args.out:
         cells = [{k: v for k, v in c.items() if k != "each"} for c in ledger.records.values()]
         document = {"environment": environment("bench.ablate"), "setting": asdict(setting)}

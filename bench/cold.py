@@ -169,9 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table.add_column(heading, justify="right")
     for warmed in (False, True):
         heat = "warmed" if warmed else "cold"
-        own = _median(runs, "ditcache", warmed)
+        own = _median(runs, "ditcache", warmed=warmed)
         for way in args.ways:
-            run = _median(runs, way, warmed)
+            run = _median(runs, way, warmed=warmed)
             ratio = _ratio(run, own, "first_call_seconds")
             table.add_row(
                 f"{way}, {heat}",
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{run['tracing_seconds']:.1f} s",
                 f"{run['backend_seconds']:.1f} s",
             )
-        plain = _median(runs, "inductor", warmed)
+        plain = _median(runs, "inductor", warmed=warmed)
         for seconds in ("first_call_seconds", "processor_seconds", "backend_seconds"):
             ratio = _ratio(plain, own, seconds)
             if ratio is not None:
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_json(args.out, document)
 
 
-def _median(runs: list[dict[str, Any]], way: str, warmed: bool) -> dict[str, float]:
+def _median(runs: list[dict[str, Any]], way: str, *, warmed: bool) -> dict[str, float]:
     """The median of each figure over the repeats; empty if there were none."""
     mine = [r for r in runs if r["way"] == way and r["warmed"] == warmed]
     figures = [k for k, v in mine[0].items() if isinstance(v, float)] if mine else []

@@ -32,31 +32,47 @@ QUICK = {"samples": 4, "batch": 2, "calibration": 2, "steps": 8}
 def bench(
     model: Annotated[str, typer.Argument(help=f"{', '.join(MODELS)}, or module:factory")],
     *,
-    budgets: Annotated[str, typer.Option(help="MACs reductions, comma separated")] = "2,3,5",
+    budgets: Annotated[
+        str, typer.Option(help="how many times fewer MACs, comma separated")
+    ] = "2,3,5",
     peers: Annotated[str, typer.Option(help="all, none, or names, comma separated")] = "all",
     policies: Annotated[
         str, typer.Option(help="names, comma separated, all, or default")
     ] = "default",
-    only: Annotated[str, typer.Option(help="measure these alone; the others as they are")] = "",
-    redo: Annotated[bool, typer.Option("--redo", help="measure again what is there")] = False,
+    only: Annotated[
+        str, typer.Option(help="measure these alone; all others stay as they are")
+    ] = "",
+    redo: Annotated[
+        bool, typer.Option("--redo", help="measure again what has been measured")
+    ] = False,
     samples: Annotated[int, typer.Option(help="held-out samples")] = 256,
     batch: Annotated[int, typer.Option(help="samples in a batch")] = 8,
     calibration: Annotated[int, typer.Option(help="samples to plan and tune on")] = 16,
     steps: Annotated[int, typer.Option(help="denoising steps; 0: the model's own, or 50")] = 0,
     seed: Annotated[int, typer.Option(help="first seed of the held-out samples", min=0)] = 0,
     settings: Annotated[
-        Path | None, typer.Option(help="a result.json: its settings, not tuned again")
+        Path | None,
+        typer.Option(help="result.json of an earlier run whose tuned settings are used again"),
     ] = None,
     tuning: Annotated[
         int | None,
-        typer.Option(help="batches to tune libraries on; all if not given", min=1),
+        typer.Option(
+            help="batches that libraries are tuned on (default: all of --calibration)", min=1
+        ),
     ] = None,
     stop_behind: Annotated[
-        float, typer.Option(help="stop who is this many dB behind after 64 samples")
+        float, typer.Option(help="give up a method that is so many dB behind after 64 samples")
     ] = float("inf"),
-    quick: Annotated[bool, typer.Option("--quick", help="seconds, and numbers of no use")] = False,
-    walls: Annotated[bool, typer.Option("--walls", help="time what is there, alone")] = False,
-    report: Annotated[bool, typer.Option("--report", help="only show what is there")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="see in seconds that it runs; its numbers mean nothing")
+    ] = False,
+    walls: Annotated[
+        bool,
+        typer.Option("--walls", help="time the results of an earlier run; measure nothing else"),
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="show the results of an earlier run; measure nothing")
+    ] = False,
     rounds: Annotated[int, typer.Option(help="rounds of timing", min=1)] = 5,
     out: Annotated[Path, typer.Option(help="folder for everything", file_okay=False)] = Path(
         "out/bench"
@@ -105,7 +121,7 @@ def bench(
             except ValueError as error:
                 raise typer.BadParameter(str(error), param_hint="--walls") from error
         elif not report:
-            contest.run(measured, wanted, redo)
+            contest.run(measured, wanted, redo=redo)
     made = document(contest, contestants, wanted)
     _add_walls(made, timed)
     write_json(folder / "result.json", made)

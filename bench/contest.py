@@ -84,7 +84,7 @@ class Contest:
         self.tuner = Tuner(arena, self.trials, say, tuning)
         self._ready: dict[str, Contestant | DoesNotApply] = {}
 
-    def run(self, contestants: list[str], budgets: list[float], redo: bool = False) -> None:
+    def run(self, contestants: list[str], budgets: list[float], *, redo: bool = False) -> None:
         """Measure what is missing; with `redo`, the named contestants' cells again."""
         if UNCACHED not in self.cells:
             self.say("uncached samples")
@@ -93,7 +93,7 @@ class Contest:
             for name in contestants:
                 cell = cell_name(name, budget)
                 if redo or cell not in self.cells:
-                    self.cells.put(cell, self._cell(name, budget, redo))
+                    self.cells.put(cell, self._cell(name, budget, redo=redo))
                 self.tick()
         # Last, because they cost as much as many cells and only tell the noise of distances to the
         # real set.
@@ -117,7 +117,7 @@ class Contest:
         first, second = (found[TO_REAL.key] for found in known)
         return abs(first - second)
 
-    def _cell(self, name: str, budget: float, redo: bool) -> Record:
+    def _cell(self, name: str, budget: float, *, redo: bool) -> Record:
         about: Record = {"contestant": name, "budget": budget}
         try:
             contestant = self._contestant(name)

@@ -78,58 +78,73 @@ class Normalize:
     def apply(self, graph: StepGraph, ctx: PassContext) -> PassResult:
         """Give a functional copy; raises PassError on a mutation that cannot be removed."""
         source = graph.module
-        new = fx.Graph()
-        env: dict[fx.Node, fx.Node] = {}
-        latest: dict[fx.Node, fx.Node] = {}  # a written tensor's newest version, by its first name
-        same: dict[fx.Node, fx.Node] = {}  # the result of a write is the tensor that was written
+        copy, kernels = _Copy(), KernelChoices(source.graph.nodes)
         writes: _Writes | None = None
-        kernels = KernelChoices(source.graph.nodes)
         mutations = 0
-        taken: dict[str, int] = {}
-
-        def read(n: fx.Node) -> fx.Node:
-            first = same.get(n, n)
-            return latest.get(first, env[n])
-
-        def emit(node: fx.Node, target: Any, args: Any, kwargs: Any) -> fx.Node:
-            args = cast("tuple[Any, ...]", fx.map_arg(args, read))
-            kwargs = cast("dict[str, Any]", fx.map_arg(kwargs, read))
-            name = _unique(_short_name(node).rstrip("_") or "value", taken)
-            # An overwriting method becomes a function; all other nodes keep their kind.
-            op = "call_function" if target is functional_setitem else node.op
-            made = new.create_node(op, target, args, kwargs, name)
-            made.meta = dict(node.meta)
-            return made
-
         for node in source.graph.nodes:
-            targets = written(node)
-            if targets:
+            if targets := written(node):
                 writes = writes or _Writes(source.graph)
-                base = writes.check(node, targets)
-                made = emit(node, *_pure(node))
-                if (dtype := _dtype_to_restore(node, base)) is not None:
-                    set_value(made, recompute(made))
-                    cast_back = new.call_method("to", (made, dtype))
-                    cast_back.meta, made = dict(node.meta), cast_back
-                # A value of its own: the fake one shares storage with what was written.
-                set_value(made, fresh_like(value_of(base)))
-                first = same.get(base, base)
-                latest[first] = env[node] = made
-                same[node] = first
+                copy.rewrite(node, writes.check(node, targets))
                 mutations += 1
             elif node.op == "output":
-                args = cast("tuple[Any, ...]", fx.map_arg(node.args, read))
-                new.output(args[0]).meta = dict(node.meta)
+                copy.finish(node)
             elif node.target is torch._C._set_grad_enabled:
                 mutations += 1
             elif not kernels.marks(node):
-                target, kwargs = kernels.chosen(node)
-                env[node] = emit(node, target, node.args, kwargs)
-                if node.op == "placeholder":
-                    env[node].meta["source"] = source_name(node)
-        _place_autocast_marks(new)
-        done = graph.with_(module=module_of(source, new), facts=graph.facts | self.ensures)
-        return PassResult(done, True, {"nodes": len(new.nodes), "mutations removed": mutations})
+                copy.take(node, *kernels.chosen(node))
+        _place_autocast_marks(copy.graph)
+        module = module_of(source, copy.graph)
+        done = graph.with_(module=module, facts=graph.facts | self.ensures)
+        return PassResult(
+            done, True, {"nodes": len(copy.graph.nodes), "mutations removed": mutations}
+        )
+
+
+class _Copy:
+    """The functional graph in the making, and what stands in it for each traced value."""
+
+    def __init__(self) -> None:
+        self.graph = fx.Graph()
+        self._env: dict[fx.Node, fx.Node] = {}
+        self._latest: dict[fx.Node, fx.Node] = {}  # a written tensor's newest version
+        self._first: dict[fx.Node, fx.Node] = {}  # of a write's result: the node it was made under
+        self._taken: dict[str, int] = {}
+
+    def take(self, node: fx.Node, target: Any, kwargs: Any) -> None:
+        """Copy a node that writes nothing; `target` and `kwargs` may be others than its own."""
+        made = self._env[node] = self._emit(node, target, node.args, kwargs)
+        if node.op == "placeholder":
+            made.meta["source"] = source_name(node)
+
+    def rewrite(self, write: fx.Node, base: fx.Node) -> None:
+        """Give a write into `base` its functional form; who reads `base` later reads that."""
+        made = self._emit(write, *_pure(write))
+        if (dtype := _dtype_to_restore(write, base)) is not None:
+            set_value(made, recompute(made))
+            cast_back = self.graph.call_method("to", (made, dtype))
+            cast_back.meta, made = dict(write.meta), cast_back
+        # A value of its own: the fake one shares storage with what was written.
+        set_value(made, fresh_like(value_of(base)))
+        first = self._first[write] = self._first.get(base, base)
+        self._latest[first] = self._env[write] = made
+
+    def finish(self, output: fx.Node) -> None:
+        """Copy the graph's output."""
+        args = cast("tuple[Any, ...]", fx.map_arg(output.args, self._read))
+        self.graph.output(args[0]).meta = dict(output.meta)
+
+    def _read(self, node: fx.Node) -> fx.Node:
+        return self._latest.get(self._first.get(node, node), self._env[node])
+
+    def _emit(self, node: fx.Node, target: Any, args: Any, kwargs: Any) -> fx.Node:
+        args = cast("tuple[Any, ...]", fx.map_arg(args, self._read))
+        kwargs = cast("dict[str, Any]", fx.map_arg(kwargs, self._read))
+        name = _unique(_short_name(node).rstrip("_") or "value", self._taken)
+        # An overwriting method becomes a function; all other nodes keep their kind.
+        op = "call_function" if target is functional_setitem else node.op
+        made = self.graph.create_node(op, target, args, kwargs, name)
+        made.meta = dict(node.meta)
+        return made
 
 
 class _Writes:
@@ -222,27 +237,31 @@ def _pure(node: fx.Node) -> tuple[Any, Any, Any]:
         return functional_setitem, (node.args[0], Ellipsis, value), {}
     if (plain := pure_operator(node.target)) is not None:
         return plain, node.args, node.kwargs
-    twin: Any = None
     if inplace_argument(node) is True:
         args = tuple(False if a is True and i else a for i, a in enumerate(node.args))
         kwargs = {k: False if k == "inplace" else v for k, v in node.kwargs.items()}
-        if "inplace" in node.kwargs or sum(a is True for a in node.args) == 1:
-            return node.target, args if "inplace" not in node.kwargs else node.args, kwargs
-    elif name in _NO_TWIN or "out" in node.kwargs:
-        twin = None
-    elif isinstance(node.target, torch._ops.OpOverload):
+        if "inplace" in node.kwargs:
+            return node.target, node.args, kwargs
+        if sum(a is True for a in node.args) == 1:  # else which of them it is cannot be told
+            return node.target, args, kwargs
+    elif (twin := _twin(node, name)) is not None:
+        return twin, node.args, node.kwargs
+    raise PassError(
+        f"normalize: {node.format_node()} changes its operand in place and has no functional "
+        f"form that ditcache knows; write it without {name} in the model."
+    )
+
+
+def _twin(node: fx.Node, name: str) -> Any:
+    """What computes the same without writing: `add` for `add_`; None if there is nothing."""
+    if name in _NO_TWIN or "out" in node.kwargs:
+        return None
+    if isinstance(node.target, torch._ops.OpOverload):
         packet = getattr(torch.ops.aten, name[:-1], None)
-        twin = getattr(packet, node.target._overloadname, None)
-    elif node.op == "call_method":
-        twin = name[:-1] if callable(getattr(Tensor, name[:-1], None)) else None
-    elif node.target is getattr(torch, name, None):
-        twin = getattr(torch, name[:-1], None)
-    if twin is None:
-        raise PassError(
-            f"normalize: {node.format_node()} changes its operand in place and has no functional "
-            f"form that ditcache knows; write it without {name} in the model."
-        )
-    return twin, node.args, node.kwargs
+        return getattr(packet, node.target._overloadname, None)
+    if node.op == "call_method":
+        return name[:-1] if callable(getattr(Tensor, name[:-1], None)) else None
+    return getattr(torch, name[:-1], None) if node.target is getattr(torch, name, None) else None
 
 
 def _dtype_to_restore(node: fx.Node, base: fx.Node) -> torch.dtype | None:

@@ -86,7 +86,7 @@ class Clock:
         changed = "" if cause or known is None else known.changed(conditions, names)
         if changed:
             cause = CONDITION_CHANGED
-        cause = cause or _unrelated(track, timestep, now, explicit is not None)
+        cause = cause or _unrelated(track, timestep, now, explicit=explicit is not None)
         if cause == OTHER_LATENTS and timestep != track.timestep and _made(track, now):
             cause = ""
         if cause:
@@ -258,7 +258,7 @@ def _place(track: Track, timestep: float, base: str, latents: Any) -> tuple[str,
     return name, "one call over and over" if i > MAX_BRANCHES else ""
 
 
-def _unrelated(track: Track, timestep: float, now: Latents, explicit: bool) -> str:
+def _unrelated(track: Track, timestep: float, now: Latents, *, explicit: bool) -> str:
     """Why the latents cannot be of this generation, "" if they can."""
     alike = [seen for seen in track.latents.values() if seen.kind == now.kind]
     if track.latents and not alike:
