@@ -60,8 +60,14 @@ class Study:
             for name in self.settings.names:
                 self._generate(name, progress)
                 progress.advance(task)
-            if not self.settings.only_timing:
+            if not (self.settings.only_timing or self.unjudged):
                 self._judge(progress)
+
+    @property
+    def unjudged(self) -> str:
+        """Why nothing of this model is judged; "" where all is."""
+        known = self.journal.of("prepared")
+        return known[0].get("unjudged", "") if known else ""
 
     def _generate(self, name: str, progress: Progress) -> None:
         try:
@@ -104,7 +110,7 @@ class Study:
         if known:
             timed = min(self.settings.timing_samples, known[-1]["samples"])
             total = timed * self.settings.repeats
-            if not self.settings.only_timing:
+            if not (self.settings.only_timing or self.unjudged):
                 total += known[-1]["samples"] - timed
             progress.update(task, total=total, completed=len(self.journal.of("run", name)))
 

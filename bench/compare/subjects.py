@@ -19,6 +19,8 @@ from .inputs import InputError, Sample, Skipped, from_folder
 
 Kind = Literal["text-to-image", "text-to-video", "image-to-video"]
 DENOISERS = ("transformer", "transformer_2", "unet")
+AS_IT_IS = "as-it-is"
+"""In the place of distilled weights: the denoiser's own, where only their cost is looked at."""
 
 
 class SubjectError(BadInput):
@@ -43,6 +45,7 @@ class Subject:
         skipped: inputs that were left out, and why.
         real: EfficientNet-Lite0 features [M, 1280] of the data that the model was trained on.
         scope: what each generation runs in.
+        unjudged: why only time and memory mean anything, e.g. random weights; "" if all does.
 
     """
 
@@ -59,6 +62,7 @@ class Subject:
     skipped: list[Skipped] = field(default_factory=list[Skipped])
     real: Callable[[], Tensor] | None = None
     scope: Callable[[], AbstractContextManager[object]] = nullcontext
+    unjudged: str = ""
 
     @property
     def denoisers(self) -> dict[str, nn.Module]:

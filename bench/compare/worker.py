@@ -59,13 +59,13 @@ class Worker:
         known = self.journal.of("prepared", self.name)
         if not known:
             return [(-1, 0)]
-        return self._todo(known[-1]["samples"])
+        return self._todo(known[-1]["samples"], judged=not known[-1].get("unjudged"))
 
-    def _todo(self, samples: int) -> list[tuple[int, int]]:
+    def _todo(self, samples: int, *, judged: bool) -> list[tuple[int, int]]:
         done = {(r["sample"], r["repeat"]) for r in self.journal.of("run", self.name)}
         timed = min(self.settings.timing_samples, samples)
         wanted = [(i, r) for i in range(timed) for r in range(self.settings.repeats)]
-        if not self.settings.only_timing:
+        if judged and not self.settings.only_timing:
             wanted += [(i, 0) for i in range(timed, samples)]
         return [pair for pair in wanted if pair not in done]
 
@@ -77,7 +77,8 @@ class Worker:
         self.setup.seconds["load"] = time.perf_counter() - started
         with torch.inference_mode(False), torch.no_grad():
             meter = self._prepare(subject, fingerprint)
-            todo = self._todo(len(subject.samples)) if todo[0][0] < 0 else todo
+            if todo[0][0] < 0:
+                todo = self._todo(len(subject.samples), judged=not subject.unjudged)
             for index, repeat in todo:
                 self._sample(subject, meter, index, repeat)
         facts: dict[str, object] = {}
@@ -119,6 +120,7 @@ class Worker:
             seconds={k: round(v, 3) for k, v in self.setup.seconds.items()},
             notes=self.setup.notes,
             quality_only=self.setup.quality_only,
+            unjudged=subject.unjudged,
             gpu_sensor=meter.gpu.missing,
             weight_bytes=_weight_bytes(modules),
             **work,
@@ -130,7 +132,7 @@ class Worker:
         sample = subject.samples[index]
         made, cost = self._generate(subject, meter, sample)
         finite = True
-        if repeat == 0 and not self.settings.only_timing:
+        if repeat == 0 and not (self.settings.only_timing or subject.unjudged):
             finite = save_frames(frames_path(self.out, self.name, sample.name), made)
         self.journal.add(
             event="run",

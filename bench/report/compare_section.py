@@ -43,6 +43,7 @@ def compare(source: Source) -> str:
         [
             f"<section><h2>{escape(document['title'])}</h2>",
             where(document),
+            _unjudged(document),
             _recommendations(document),
             "<h3>Speed against quality</h3>",
             scatter(_points(timed, "ssim"), "speedup", "SSIM to the baseline", log_x=True),
@@ -66,6 +67,12 @@ def compare(source: Source) -> str:
             "</section>",
         ]
     )
+
+
+def _unjudged(document: dict[str, Any]) -> str:
+    """Say why the quality columns are empty, where they are."""
+    why = document.get("unjudged")
+    return f"<p><b>Quality columns are empty: {escape(why)}.</b></p>" if why else ""
 
 
 def family(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from ditcache.bench.compare.inputs import Sample
+from ditcache.bench.compare.real_size import Parts, subject
 from ditcache.bench.compare.subjects import Request, Subject
 from PIL import Image
 
@@ -80,6 +81,35 @@ def svd(request: Request) -> Subject:
         arguments={"height": SIDE, "width": SIDE, "num_frames": FRAMES},
         steps=STEPS,
     )
+
+
+def real_size(request: Request) -> Subject:
+    """What is measured at real size, of a few thousand parameters."""
+    blocks = {"block_out_channels": (32, 64), "layers_per_block": 1}
+    parts = Parts(
+        unet=blocks
+        | {
+            "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+            "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+            "cross_attention_dim": 32,
+            "num_attention_heads": 8,
+            "num_frames": FRAMES,
+            "projection_class_embeddings_input_dim": 96,
+            "addition_time_embed_dim": 32,
+        },
+        vae=blocks | {"down_block_types": ("DownEncoderBlock2D",) * 2},
+        image_encoder={
+            "hidden_size": 32,
+            "intermediate_size": 37,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "patch_size": 32,
+            "projection_dim": 32,
+        },
+        height=SIDE,
+        width=SIDE,
+    )
+    return subject(request, parts)
 
 
 def wan(request: Request) -> Subject:

@@ -32,6 +32,10 @@ class SemiStructuredSparse(Method):
 
     def prepare(self, subject: Subject, setup: Setup) -> None:
         fast = subject.device.type == "cuda"
+        if subject.unjudged and not fast:
+            raise MethodError(
+                f"2:4 kernels need CUDA, and there is no quality ({subject.unjudged})"
+            )
         pruned = skipped = 0
         with setup.clocked("prune"):
             for module in subject.denoisers.values():

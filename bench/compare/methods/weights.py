@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ...checksums import WeightsError, locate
-from ..subjects import Subject
+from ..subjects import AS_IT_IS, Subject
 from .base import MethodError, Setup
 
 
@@ -19,6 +19,8 @@ def given(subject: Subject, role: str, method: str) -> Path | str:
         raise MethodError(
             f"{method} needs {role} weights for {subject.name}: give --weights {role}=PATH_OR_HUB"
         )
+    if where == AS_IT_IS:
+        return where
     try:
         return locate(where)
     except WeightsError as error:
@@ -32,6 +34,8 @@ def apply_arguments(subject: Subject, role: str, where: Path | str, setup: Setup
     """
     beside = Path(where) / "call.json"
     found = dict(subject.arguments_with.get(role, {}))
+    if where == AS_IT_IS:
+        setup.notes.append("the baseline's weights in the place of distilled ones")
     if beside.is_file():
         found |= json.loads(beside.read_text())
     subject.arguments |= found
@@ -40,6 +44,8 @@ def apply_arguments(subject: Subject, role: str, where: Path | str, setup: Setup
 
 def replace_denoiser(subject: Subject, where: Path | str, method: str) -> None:
     """Load these weights into the denoiser (the first, if the pipeline has two)."""
+    if where == AS_IT_IS:
+        return
     name, module = next(iter(subject.denoisers.items()))
     try:
         if isinstance(where, Path) and where.is_file():
