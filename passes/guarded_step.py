@@ -23,8 +23,8 @@ from .ir import (
     set_value,
     value_of,
 )
-from .made_nodes import operand
-from .modules import module_of
+from .made_nodes import graph_name, operand, state_input
+from .modules import devices_of, module_of
 from .ops import cache_clock, cache_cond, cache_forecast, cache_holds, cache_prologue
 from .symbolic import shape_of
 
@@ -34,8 +34,8 @@ Parts = dict[str, fx.Node]  # inputs by name
 def guarded(graph: StepGraph, steps: int) -> Variant | None:
     """The variant that forecasts everything, and computes where the plan of `steps` steps was left.
 
-    None where no step is skipped as a whole, where no tensor tells the time, and where computing
-    draws random numbers, which a conditional node cannot.
+    None where no step is skipped as a whole, where no tensor tells the time, where computing draws
+    random numbers, which a conditional node cannot, and where it takes two devices.
     """
     count = len(graph.scheduled)
     whole = {v.modes: v for v in graph.variants if v.stage == "whole"}
@@ -46,6 +46,8 @@ def guarded(graph: StepGraph, steps: int) -> Variant | None:
     late = _late(graph, skip, full)
     modules = [full.module, *(p.module for p in late)]
     if any(is_random(n) for m in modules for n in m.graph.nodes):
+        return None
+    if len(set[str]().union(*(devices_of(m) for m in (skip.module, *modules)))) > 1:
         return None
     root = module_of(graph.module, fx.Graph())
     new = root.graph
@@ -60,14 +62,14 @@ def guarded(graph: StepGraph, steps: int) -> Variant | None:
     root.add_submodule("hit_step", hit)
     root.add_submodule("miss_step", miss)
     passed = _read((*inputs.values(), at), (hit, miss))
-    arms = _graph(new, "hit_step"), _graph(new, "miss_step")
+    arms = graph_name(new, "hit_step"), graph_name(new, "miss_step")
     cond = new.call_function(cache_cond, (holds, *arms, passed))
     given = [value_of(n) for n in flat_nodes(_results(full))]
     cond.meta.update(depends=Depends.LATENT, region="denoiser", macs=skip.macs)
     set_value(cond, tuple(given))
     parts = _projections(new, cond, list(flat_nodes(_results(full))))
-    new.output((fx.map_arg(_results(full), lambda _: next(parts)), (at,)))
-    return Variant(skip.modes, root, (), skip.macs, "guarded")
+    new.output((fx.map_arg(_results(full), lambda _: next(parts)), ()))
+    return Variant(skip.modes, root, (), skip.macs, "decided")
 
 
 def _timestep(graph: StepGraph) -> fx.Node | None:
@@ -117,19 +119,15 @@ def _input(new: fx.Graph, like: fx.Node) -> fx.Node:
 def _clock(new: fx.Graph, timestep: fx.Node, steps: int) -> fx.Node:
     """The clock's inputs and its tick: where it then stands."""
     value = cast(Tensor, value_of(timestep))
-    parts = {
-        "times": (InputKind.GRID, steps, torch.float32),
-        "within": (InputKind.GRID, steps, torch.float32),
-        "dial": (InputKind.STATE, 4, torch.int32),
-        "flag": (InputKind.STATE, 1, torch.int32),
-    }
-    given: list[fx.Node] = []
-    for part, (kind, size, dtype) in parts.items():
-        node = new.placeholder(f"guard_{part}")
-        node.meta.update(kind=kind, depends=Depends.LATENT, part=part)
-        with getattr(value, "fake_mode", torch.no_grad()):
-            set_value(node, torch.empty(size, dtype=dtype, device=value.device))
-        given.append(node)
+    given = [
+        state_input(new, "guard", part, kind, (size, dtype), value)
+        for part, kind, size, dtype in (
+            ("times", InputKind.GRID, steps, torch.float32),
+            ("within", InputKind.GRID, steps, torch.float32),
+            ("dial", InputKind.STATE, 4, torch.int32),
+            ("flag", InputKind.STATE, 1, torch.int32),
+        )
+    ]
     at = new.call_function(cache_clock, (timestep, *given))
     at.meta["depends"] = Depends.LATENT
     set_value(at, value_of(given[2]))
@@ -150,7 +148,7 @@ def _arm(
     for prologue in late:
         module.add_submodule(f"prologue_{prologue.name}", prologue.module)
         reads = tuple(inputs[n.name] for n in placeholders(prologue.module.graph))
-        name = _graph(graph, f"prologue_{prologue.name}")
+        name = graph_name(graph, f"prologue_{prologue.name}")
         made = graph.call_function(cache_prologue, (name, reads))
         made.meta.update(depends=Depends.LATENT, macs=prologue.macs)
         outputs = cast("tuple[fx.Node, ...]", output_node(prologue.module.graph).args[0])
@@ -176,13 +174,6 @@ def _read(outer: Sequence[fx.Node], arms: Sequence[fx.GraphModule]) -> tuple[fx.
             if node.name not in read:
                 arm.graph.erase_node(node)
     return tuple(node for node in outer if node.name in read)
-
-
-def _graph(graph: fx.Graph, name: str) -> fx.Node:
-    """The node that names a graph which an op calls."""
-    node = graph.get_attr(name)
-    node.meta["depends"] = Depends.CONST
-    return node
 
 
 def _projections(graph: fx.Graph, made: fx.Node, like: Sequence[fx.Node]) -> Iterator[fx.Node]:

@@ -35,8 +35,8 @@ class InputKind(enum.StrEnum):
     PREDICATE = "predicate"  # i1, true where the plan says: forecast
     HOISTED = "hoisted"  # a value that a prologue computed
     CARRIED = "carried"  # a value that the head computed, on its way into a tail
-    GRID = "grid"  # f32[steps] on the device: the plan's timesteps, or their tolerance
-    STATE = "state"  # i32, what a device knows of the generation: its clock, the guard's flag
+    GRID = "grid"  # f32 on the device: the plan's timesteps, their tolerance, a rule's limit
+    STATE = "state"  # what a device knows of the generation: its clock, what a probe decided
 
 
 class Depends(enum.IntFlag):
@@ -145,17 +145,15 @@ class Variant:
 
     Where a probe decides, a step is a `head`, whose output is `(probes, carried values)`, and one
     of several `tail`s, which take what they need of the carried values as inputs; `carried` names
-    them. The `whole` variants need no decision. A `body` is what the computing tail writes, for a
-    device that decides by itself whether it runs; a `guarded` one is a step that the plan skips and
-    that a device computes where the plan was left: its module's output is `(outputs, (at,))`, `at`
-    the clock (lower-cond).
+    them. The `whole` variants need no decision. A `decided` one holds a conditional that a device
+    decides: it is forecast unless that says otherwise (lower-cond).
     """
 
     modes: tuple[bool, ...]
     module: fx.GraphModule
     writes: tuple[str, ...]
     macs: int = 0
-    stage: str = "whole"  # or "head", "tail", "body", "guarded"
+    stage: str = "whole"  # or "head", "tail", "decided"
     carried: tuple[str, ...] = ()
 
 

@@ -48,6 +48,30 @@ def as_traced(made: fx.Node, traced: Tensor) -> fx.Node:
     return laid
 
 
+def state_input(  # noqa: PLR0917
+    graph: fx.Graph,
+    prefix: str,
+    part: str,
+    kind: InputKind,
+    like: tuple[int, torch.dtype],
+    beside: Tensor,
+) -> fx.Node:
+    """An input for what a device knows of the generation; of one size and dtype, on the device."""
+    node = graph.placeholder(f"{prefix}_{part}")
+    node.meta.update(kind=kind, depends=Depends.LATENT, part=part)
+    size, dtype = like
+    with getattr(beside, "fake_mode", torch.no_grad()):
+        set_value(node, torch.empty(size, dtype=dtype, device=beside.device))
+    return node
+
+
+def graph_name(graph: fx.Graph, name: str) -> fx.Node:
+    """The node that names a graph which an op calls."""
+    node = graph.get_attr(name)
+    node.meta["depends"] = Depends.CONST
+    return node
+
+
 def operand(graph: fx.Graph, outer: fx.Node) -> fx.Node:
     """The input of a conditional's arm that stands for a node outside of it."""
     node = graph.placeholder(outer.name)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from typing import cast
 
-from torch import fx
+from torch import Tensor, fx
 from torch.fx._lazy_graph_module import _LazyGraphModule
+
+from .ir import value_of
+from .ops import cache_cond
 
 
 def module_of(owner: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
@@ -17,6 +21,21 @@ def module_of(owner: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
     made = _LazyGraphModule(owner, graph)
     made.meta = dict(owner.meta)
     return made
+
+
+def arms_of(module: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.GraphModule, fx.GraphModule]]:
+    """Each conditional of a module with its hit and its miss arm."""
+    for node in module.graph.nodes:
+        if node.target is cache_cond:
+            hit, miss = (module.get_submodule(str(a.target)) for a in node.args[1:3])
+            yield node, cast(fx.GraphModule, hit), cast(fx.GraphModule, miss)
+
+
+def devices_of(module: fx.GraphModule) -> set[str]:
+    """The devices of all tensors in a graph and in the arms of its conditionals."""
+    modules = [module, *(arm for _, *arms in arms_of(module) for arm in arms)]
+    values = (value_of(n) for m in modules for n in m.graph.nodes)
+    return {str(value.device) for value in values if isinstance(value, Tensor)}
 
 
 def live_nodes(

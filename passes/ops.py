@@ -11,6 +11,7 @@ from torch.fx.node import has_side_effect
 
 from ..kernels.clock import Dial, Grid, clock_reference
 from ..kernels.forecast import forecast_reference
+from ..kernels.probe import Verdict, verdict_reference
 
 
 def cache_forecast(
@@ -46,9 +47,24 @@ def cache_decide(threshold: float, *probes: Tensor) -> bool:
     """Whether to forecast: every probe below `threshold` times its reference.
 
     The meaning for one step alone. A rule that accumulates or counts (most do) takes the probes'
-    numbers to the host and decides there; the predicate then is `i1 host probe`.
+    numbers to the host and decides there: the predicate is `i1 host probe`. One that is a limit on
+    one distance can be a `cache_below` instead.
     """
     return all(bool(probe[0] < threshold * probe[1]) for probe in probes)
+
+
+@has_side_effect
+def cache_below(
+    probe: Tensor, limit: Tensor, flag: Tensor, running: Tensor, *, accumulate: bool = False
+) -> bool:
+    """Whether to forecast, decided on the device: the probe's ratio is below `limit`, f32[1].
+
+    probe: f32[2], a `cache_probe`'s; flag: i32[1], 1 afterwards where it is not below; running:
+    f32[4], what probes have said so far. With `accumulate` the sum of the ratios since the flag was
+    last set is compared. Its meaning is `kernels.probe.verdict_reference`.
+    """
+    verdict_reference(probe, limit, Verdict(flag, running), accumulate=accumulate, sticky=False)
+    return not bool(flag)
 
 
 def cache_cond(
@@ -92,6 +108,7 @@ CACHE_OPS = frozenset(
         cache_write,
         cache_probe,
         cache_decide,
+        cache_below,
         cache_cond,
         cache_clock,
         cache_holds,

@@ -33,7 +33,7 @@ REWRITE: tuple[Pass, ...] = (
     InsertCache(),  # regions are node names: nothing may rename or remove nodes before this
     HoistInvariant(),  # after insert-cache: invariants are then live-ins of the cond, outside it
     Specialize(),  # needs every cond in place
-    LowerCond(),  # splits a tail that specialize made
+    LowerCond(),  # a guarded step is made of two variants
     Cleanup(),  # last: specialisation leaves equal and dead nodes
 )
 DEFAULT: tuple[Pass, ...] = ANALYSIS + REWRITE

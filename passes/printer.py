@@ -59,7 +59,7 @@ def print_graph(
         modes = dict(zip(graph.scheduled, variant.modes, strict=False))
         what = ", ".join(_modes(graph, modes)) if variant.stage != "head" else "head"
         writes = "".join(f" ${w}" for w in variant.writes)
-        stage = f"{variant.stage}, " if variant.stage in ("tail", "body", "guarded") else ""
+        stage = f"{variant.stage}, " if variant.stage in ("tail", "decided") else ""
         head = f"  variant {i} ({stage}{what or 'compute'})"
         lines.append(
             f"{head}{' writes' + writes if writes else ''}  // {macs_text(variant.macs)} {{"

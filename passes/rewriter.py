@@ -14,7 +14,7 @@ from .base import PassError
 from .cached_regions import Cached
 from .grouping import ordered_groups
 from .ir import Depends, InputKind, Slot, StepGraph, output_node, placeholders, set_value, value_of
-from .made_nodes import as_traced, delta, operand
+from .made_nodes import as_traced, delta, graph_name, operand
 from .modules import module_of
 from .ops import cache_cond, cache_decide, cache_forecast, cache_probe, cache_write
 from .probes import ProbeValue
@@ -198,7 +198,7 @@ class Rewriter:
             ident += "_"
         self.root.add_submodule(f"hit_{ident}", module_of(self.root, hit))
         self.root.add_submodule(f"miss_{ident}", module_of(self.root, miss))
-        arms = (self.new.get_attr(f"hit_{ident}"), self.new.get_attr(f"miss_{ident}"))
+        arms = graph_name(self.new, f"hit_{ident}"), graph_name(self.new, f"miss_{ident}")
         rings += [s.name for s, _, _ in extra]
         passed = (*(self.env[a] for a in operands), *(self.slots[r] for r in rings), weights)
         cond = self.new.call_function(cache_cond, (pred, *arms, passed))

@@ -13,7 +13,7 @@ from .functional_ops import relayout
 from .ir import InputKind, StepGraph, kind_of, output_node
 from .ops import cache_forecast, cache_write
 from .printer import node_text
-from .verifier_rules import Violation, arms_of
+from .verifier_rules import Violation, all_arms
 
 
 def v12(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
@@ -32,7 +32,7 @@ def v12(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
 def v13(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     """V13: a region cached as delta adds the forecast to the live-in that the write subtracts."""
     kinds = {s.name: s.what for s in graph.slots if not s.reference}
-    for cond, (hit, miss) in arms_of(graph):
+    for cond, (hit, miss) in all_arms(graph):
         taken: dict[str, str | None] = {}
         for node in miss.graph.nodes:
             if node.target is cache_write and kinds.get(_slot(node.args[0])) == "delta":

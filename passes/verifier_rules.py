@@ -30,7 +30,8 @@ from .ir import (
     output_node,
     value_of,
 )
-from .ops import CACHE_OPS, cache_cond, cache_write
+from .modules import arms_of
+from .ops import CACHE_OPS, cache_write
 from .printer import node_text, type_text
 from .symbolic import is_dense, is_static, same_layout, shape_of, stride_of
 
@@ -46,22 +47,17 @@ class Violation:
 
 def _modules(graph: StepGraph) -> Iterator[fx.GraphModule]:
     yield graph.module
-    for _, arms in arms_of(graph):
+    for _, arms in all_arms(graph):
         yield from arms
     yield from (p.module for p in graph.prologues)
     yield from (v.module for v in graph.variants)
 
 
-def arms_of(graph: StepGraph) -> Iterator[tuple[fx.Node, tuple[fx.GraphModule, fx.GraphModule]]]:
+def all_arms(graph: StepGraph) -> Iterator[tuple[fx.Node, tuple[fx.GraphModule, fx.GraphModule]]]:
     """Each conditional of the step and of its variants with its hit and miss arm."""
     for module in (graph.module, *(v.module for v in graph.variants)):
-        for node in module.graph.nodes:
-            if node.target is cache_cond:
-                hit, miss = (
-                    cast(fx.GraphModule, module.get_submodule(str(a.target)))
-                    for a in node.args[1:3]
-                )
-                yield node, (hit, miss)
+        for cond, *arms in arms_of(module):
+            yield cond, (arms[0], arms[1])
 
 
 def lint(graph: StepGraph) -> Iterator[Violation]:
@@ -114,7 +110,7 @@ def _meta(value: Tensor) -> tuple[Any, ...]:
 
 def v2(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     """V2: both arms of a cond yield the same number of values, equal in shape, stride and dtype."""
-    for cond, (hit, miss) in arms_of(graph):
+    for cond, (hit, miss) in all_arms(graph):
         sides = [[value_of(n) for n in output_node(m.graph).args[0]] for m in (hit, miss)]  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
         if len(sides[0]) != len(sides[1]):
             got = f"{len(sides[0])} from hit, {len(sides[1])} from miss"
@@ -158,25 +154,23 @@ def v3(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
 
 def v4(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     """V4: a slot is written at most once in a step."""
-    writes: Counter[str] = Counter()
-    for module in (graph.module, *(miss for _, (_, miss) in arms_of(graph))):
-        for node in module.graph.nodes:
-            if node.target is cache_write:
-                writes[str(cast(fx.Node, node.args[0]).meta["slot"])] += 1
-    for slot, count in writes.items():
-        if count > 1:
-            yield Violation(f"one write of ${slot} in a step", f"{count} writes")
-    for variant in graph.variants:
-        for slot, count in Counter(variant.writes).items():
+    steps = [("step", graph.module, Counter[str]())]
+    steps += [("variant", v.module, Counter(v.writes)) for v in graph.variants]
+    for where, whole, writes in steps:
+        for module in (whole, *(miss for _, _, miss in arms_of(whole))):
+            for node in module.graph.nodes:
+                if node.target is cache_write:
+                    writes[str(cast(fx.Node, node.args[0]).meta["slot"])] += 1
+        for slot, count in writes.items():
             if count > 1:
-                yield Violation(f"one write of ${slot} in a variant", f"{count} writes")
+                yield Violation(f"one write of ${slot} in a {where}", f"{count} writes")
 
 
 def v5(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     """V5: what a variant returns is no view of a slot or of a remembered value."""
     modules = [v.module for v in graph.variants]
     held = {InputKind.SLOT: "a slot", InputKind.HOISTED: "a hoisted value"}
-    for module in modules + [arm for _, arms in arms_of(graph) for arm in arms]:
+    for module in modules + [arm for _, arms in all_arms(graph) for arm in arms]:
         arm = module not in modules
         for node in flat_nodes(_results(module, arm)):
             for root in storage_roots(node):
@@ -197,7 +191,7 @@ def _results(module: fx.GraphModule, arm: bool) -> Any:
 
 def v6(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     """V6: a predicate is known before its region runs."""
-    for cond, _ in arms_of(graph):
+    for cond, _ in all_arms(graph):
         guarded = set(graph.region(cond.meta["region"]).nodes) if graph.regions else set[str]()
         todo, seen = [cast(fx.Node, cond.args[0])], set[fx.Node]()
         while todo:
@@ -214,7 +208,7 @@ def v6(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
 
 def v7(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     """V7: a cached region draws no random numbers and writes nothing."""
-    for _, (_, miss) in arms_of(graph):
+    for _, (_, miss) in all_arms(graph):
         for node in miss.graph.nodes:
             own = node.target is cache_write or is_autocast_mark(node)
             impure = node.op.startswith("call") and (node.is_impure() or bool(written(node)))
@@ -256,7 +250,7 @@ def v9(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
 
 def v10(graph: StepGraph, ctx: PassContext) -> Iterator[Violation]:
     """V10: a cached region does not wait for the host."""
-    modules = [v.module for v in graph.variants] + [m for _, arms in arms_of(graph) for m in arms]
+    modules = [v.module for v in graph.variants] + [m for _, arms in all_arms(graph) for m in arms]
     for module in modules:
         for node in module.graph.nodes:
             if is_sync(node):

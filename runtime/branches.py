@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, cast
 
 import torch
@@ -11,22 +12,25 @@ from torch import Tensor, fx
 
 from ..passes.ops import cache_cond, cache_prologue
 from . import if_node
-from .capture import InputUse
-from .cuda_graphs import Captured, Graphs
+from .capture import InputUse, warming
+from .captured import Captured
+from .cuda_graphs import Graphs
 from .memo import storages
 
 Run = Callable[..., Any]
 Lower = Callable[[fx.GraphModule, str], Run]
 
+rehearsal: ContextVar[bool] = ContextVar("ditcache_rehearsal", default=False)
+"""Whether what runs is for its kernels alone, and writes into nothing that lasts."""
 
-def run_cond(left: Tensor, hit: Run, miss: Run, operands: Sequence[Any]) -> Any:
-    """`cache.cond` at run time: `hit`, and where `left`, i32[1], is set `miss` in its place.
+
+def run_cond(flag: Tensor, hit: Run, miss: Run, operands: Sequence[Any]) -> Any:
+    """`cache.cond` at run time: `hit`, and where `flag`, i32[1], is set `miss` in its place.
 
     There is no other arm and nothing to merge: what the first one gives is overwritten.
     """
     outputs = unshared(hit(*operands), storages(operands))
-    # Nothing to load: at computed steps all that the miss arm runs has run before.
-    branch(left, lambda: miss(*operands), lambda values: _overwrite(outputs, values), warm=False)
+    branch(flag, lambda: miss(*operands), lambda values: _overwrite(outputs, values))
     return outputs
 
 
@@ -73,13 +77,11 @@ def lowered_arm(module: fx.GraphModule, name: fx.Node, lower: Lower, inner: str)
     return lower(graph, "eager" if prologue else inner)
 
 
-def branch(
-    flag: Tensor, made: Callable[[], Any], take: Callable[[Any], None], *, warm: bool
-) -> None:
-    """Where `flag`, i32[1], is set: `take` what `made` gives.
+def branch(flag: Tensor, made: Callable[[], Any], take: Callable[[Any], None]) -> None:
+    """Where `flag`, i32[1], is set: run `made` and `take` what it gives.
 
-    Under capture a conditional node. `warm`: a capture follows, so what is made is made in either
-    case, in order that every kernel is loaded.
+    Under capture a conditional node; otherwise the host reads the flag. Before a capture what is
+    not to run is rehearsed, so that its kernels are loaded and tuned.
     """
     if flag.is_cuda and torch.cuda.is_current_stream_capturing():
         with if_node.if_node(flag):
@@ -87,10 +89,14 @@ def branch(
         return
     if flag.is_cuda and if_node.missing() is None:
         if_node.prepare(flag.device)
-    warm = warm and flag.is_cuda
-    values = made() if warm else None
     if flag.item():
-        take(values if warm else made())
+        take(made())
+    elif warming.get():
+        token = rehearsal.set(True)
+        try:
+            made()
+        finally:
+            rehearsal.reset(token)
 
 
 def whole(

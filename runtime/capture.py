@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -13,6 +14,19 @@ import torch
 from torch import Tensor
 
 from .seen import version_of
+
+warming: ContextVar[bool] = ContextVar("ditcache_warming", default=False)
+"""Whether what runs will be captured next: nothing can be loaded or tuned in a capture."""
+
+
+@contextmanager
+def rehearsing() -> Generator[None]:
+    """Around a run that precedes its capture."""
+    token = warming.set(True)
+    try:
+        yield
+    finally:
+        warming.reset(token)
 
 
 class InputUse(StrEnum):
@@ -62,6 +76,10 @@ class GraphApi(Protocol):
         """Let the current stream wait for what is queued on `before`."""
         ...
 
+    def lend(self, memory: Sequence[Tensor]) -> None:
+        """Let memory of another stream be used on the current one until its work is done."""
+        ...
+
     def held(self) -> int:
         """Bytes that the allocator holds on the current device."""
         ...
@@ -81,7 +99,7 @@ class Input:
     core: Tensor
     whole: Tensor
     source: weakref.ref[Tensor] | None = None
-    version: int = -1
+    state: tuple[int, int] = (0, -1)  # where what was copied last lay, and its version then
 
     @classmethod
     def like(cls, value: Tensor) -> Input:
@@ -92,11 +110,21 @@ class Input:
 
     def take(self, value: Tensor, *, kept: bool) -> None:
         """Copy `value` in; where inputs are `kept`, only if it is not what was copied last."""
+        state = value.data_ptr(), version_of(value)
         same = kept and self.source is not None and self.source() is value
-        if same and version_of(value) == self.version and not value.is_inference():
+        if same and state == self.state and not value.is_inference():
             return
         self.core.copy_(_core(value))
-        self.source, self.version = weakref.ref(value), version_of(value)
+        self.source, self.state = weakref.ref(value), state
+
+
+Inputs = dict[int, Input]
+"""By position; the others are read where they lie."""
+
+
+def given(args: Sequence[Any], inputs: Inputs) -> list[Any]:
+    """What a graph reads in place of `args`."""
+    return [inputs[i].whole if i in inputs else v for i, v in enumerate(args)]
 
 
 @dataclass
@@ -104,11 +132,12 @@ class Capture:
     """One captured graph with the memory that it reads and writes."""
 
     graph: Graph
-    inputs: dict[int, Input]  # by position; the others are read where they lie
+    inputs: Inputs
     weights: tuple[int, ...]  # addresses
     outputs: Any
     nbytes: int
     device: torch.device
+    streams: set[Hashable]  # on which it may be replayed
 
 
 def own(value: Any, done: dict[int, Tensor]) -> Any:

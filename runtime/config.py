@@ -56,7 +56,7 @@ class Config:
     - `cuda_graphs`: on a CUDA device capture each variant and replay it; `graph_budget`: bytes for
       what captures hold (None: no bound).
     - `device_decisions`: policies that decide by data do so on the device where their rule is a
-      limit on one distance (`runtime/device_step.py`).
+      limit on one distance (`passes/decided_step.py`).
     """
 
     speedup: float | None = None

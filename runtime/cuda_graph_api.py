@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import if_node
@@ -121,6 +122,11 @@ class CudaGraphApi:
     def follow(self, before: torch.cuda.Stream) -> None:
         """Let the current stream wait for `before`."""
         torch.cuda.current_stream().wait_stream(before)
+
+    def lend(self, memory: Sequence[Tensor]) -> None:
+        """Let memory of another stream be used on the current one until its work is done."""
+        for part in memory:
+            part.record_stream(torch.cuda.current_stream())
 
     def held(self) -> int:
         """Bytes reserved by the caching allocator."""

@@ -10,7 +10,6 @@ from torch import Tensor, fx
 
 from ..passes.ir import InputKind, Variant, kind_of
 from .capture import InputUse
-from .cuda_graphs import Captured
 from .slots import SlotSet
 
 Rows = Mapping[str, Tensor]  # region -> f32[K], the forecast weights in the ring's physical order
@@ -34,11 +33,6 @@ class Executable:
     inputs: tuple[Ref, ...]
     uses: tuple[InputUse, ...]  # the same, of a capture
     prologues: tuple[str, ...]  # those whose values it reads, in order
-
-    @property
-    def plain(self) -> Callable[..., Any]:
-        """What runs, without a capture of its own: for what is part of a larger one."""
-        return self.run.run if isinstance(self.run, Captured) else self.run
 
 
 def gather(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -160,8 +161,10 @@ def _lower_pieces(module: fx.GraphModule, inner: str) -> Lowered:
 
 def _runtime_op(node: fx.Node) -> tuple[Compiled, list[fx.Node], list[fx.Node]]:
     """A cache op as a function of the values that it reads."""
-    op, names, count = RUNTIME_OPS[node.target], tuple(node.kwargs), len(node.args)
-    inputs = cast("list[fx.Node]", [*node.args, *node.kwargs.values()])
+    constants = {k: v for k, v in node.kwargs.items() if not isinstance(v, fx.Node)}
+    op, count = partial(RUNTIME_OPS[node.target], **constants), len(node.args)
+    names = tuple(k for k in node.kwargs if k not in constants)
+    inputs = cast("list[fx.Node]", [*node.args, *(node.kwargs[k] for k in names)])
     if not names:
         return lambda *given: (op(*given),), inputs, [node]
 
@@ -225,5 +228,17 @@ def _compile(piece: fx.GraphModule, inner: str) -> Compiled:
     examples = [value_of(n) for n in placeholders(piece.graph)]
     mode = next((e.fake_mode for e in examples if hasattr(e, "fake_mode")), None)
     compiler = cast("Callable[..., Compiled]", lookup_backend(inner))
-    with torch.no_grad(), tracing(TracingContext(mode)):
+    with torch.no_grad(), tracing(TracingContext(mode)), _no_graphs(inner):
         return compiler(piece, examples)
+
+
+def _no_graphs(inner: str) -> AbstractContextManager[object]:
+    """Without Inductor's own CUDA graphs: their next replay overwrites what they gave.
+
+    That may be in a slot by then, or the caller's. What is captured is captured by the runtime.
+    """
+    if inner != "inductor":
+        return nullcontext()
+    from torch._inductor import config
+
+    return config.patch({"triton.cudagraphs": False})

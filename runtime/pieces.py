@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -14,13 +15,21 @@ from torch.fx.experimental.symbolic_shapes import free_symbols
 from ..kernels.clock import Dial, Grid, clock
 from ..kernels.forecast import forecast
 from ..kernels.formats import Packed
-from ..kernels.probe import probe
+from ..kernels.probe import Verdict, decide, probe
+from ..kernels.write import write
 from ..passes.effects import alias_sources
 from ..passes.form_regions import block_path
 from ..passes.ir import Depends, depends_of, output_node, value_of
 from ..passes.modules import module_of
-from ..passes.ops import cache_clock, cache_forecast, cache_holds, cache_probe
-from .branches import GRAPH_OPS
+from ..passes.ops import (
+    cache_below,
+    cache_clock,
+    cache_forecast,
+    cache_holds,
+    cache_probe,
+    cache_write,
+)
+from .branches import GRAPH_OPS, is_arm, rehearsal
 from .offload import Offloaded
 
 
@@ -46,9 +55,30 @@ def left(at: Tensor) -> Tensor:
     return Dial(at).left
 
 
+def below(
+    figures: Tensor, limit: Tensor, flag: Tensor, running: Tensor, *, accumulate: bool = False
+) -> Tensor:
+    """`cache.below` at run time, as a conditional node takes it: the flag, 0 where it is below."""
+    decide(figures, limit, Verdict(flag, running), accumulate=accumulate)
+    return flag
+
+
+def refresh(slot: Tensor | Packed, value: Tensor) -> Tensor:
+    """`cache.write` where a device decides: into a slot of one entry, in place."""
+    if rehearsal.get():
+        return value
+    if isinstance(slot, Packed):
+        write(value, slot, 0)
+    else:
+        slot[0].copy_(value)
+    return value
+
+
 RUNTIME_OPS: dict[Any, Any] = {
     cache_forecast: forecast_slot,
     cache_probe: probe,
+    cache_below: below,
+    cache_write: refresh,
     cache_clock: tick,
     cache_holds: left,
 }
@@ -58,11 +88,13 @@ def partition(graph: fx.Graph) -> list[list[fx.Node]]:
     """Cut the graph's calls into pieces at block borders and around cache ops, in order.
 
     The latent path decides: a piece is a run of one block. What does not depend on the latents
-    (views of hoisted values) joins the first piece that reads it, wherever it stood before.
-    Autocast ranges are never cut, since their pieces take the join of the range.
+    (views of hoisted values) joins the first piece that reads it, wherever it stood before; what a
+    cache op reads becomes a piece before it. Autocast ranges are never cut, since their pieces take
+    the join of the range.
     """
     calls = [n for n in graph.nodes if n.op not in ("placeholder", "output")]
-    piece_of: dict[fx.Node, int] = {}
+    piece_of: dict[fx.Node, int] = {}  # even; odd ones are what the next piece, a cache op, reads
+    alone: set[int] = set()
     current, span = None, None
     count = 0
     for node in calls:
@@ -72,22 +104,23 @@ def partition(graph: fx.Graph) -> list[list[fx.Node]]:
         path = f"op:{node.name}" if runtime else block_path(node)
         inside_range = span is not None and node.meta.get("autocast") == span
         if path != current and not inside_range:
-            count += 1
+            count += 2
             current = path
         span = node.meta.get("autocast")
-        piece_of[node] = count - 1
-    count = max(count, 1)
+        piece_of[node] = count
+        if runtime:
+            alone.add(count)
     for node in reversed(calls):
         if node not in piece_of:
-            readers = [piece_of[u] for u in node.users if u in piece_of]
-            piece_of[node] = min(readers, default=count - 1)
+            first = min((piece_of[u] for u in node.users if u in piece_of), default=count)
+            piece_of[node] = first - (first in alone and not is_arm(node))
     for node in calls:  # a tuple stays inside its piece: only its parts cross a border
         if node.target is operator.getitem and not isinstance(value_of(node.args[0]), Tensor):
             piece_of[node] = piece_of.get(cast(fx.Node, node.args[0]), piece_of[node])
-    pieces: list[list[fx.Node]] = [[] for _ in range(count)]
+    pieces: dict[int, list[fx.Node]] = defaultdict(list)
     for node in calls:
         pieces[piece_of[node]].append(node)
-    return [_canonical(p) for p in pieces if p]
+    return [_canonical(pieces[i]) for i in sorted(pieces)]
 
 
 def _canonical(piece: list[fx.Node]) -> list[fx.Node]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx
 
-from ..kernels.clock import Dial, Grid
 from ..kernels.formats import FORMATS
-from ..kernels.probe import Verdict
+from ..passes.cost import total_macs
 from ..passes.ir import InputKind, Prologue, StepGraph, kind_of, placeholders
-from ..passes.policies import Limit
+from ..passes.modules import arms_of, devices_of
 from .branches import unshared, whole
-from .cuda_graphs import Captured, Graphs
-from .device_step import DeviceStep
+from .captured import Captured
+from .cuda_graphs import Graphs
 from .dynamo import compile_lock
 from .executable import Executable, Ref, Rows, gather, use_of
 from .lower import lower
@@ -40,7 +40,6 @@ class Program:
     ) -> None:
         self.graph = graph
         self._graphs = graphs
-        self._device: DeviceStep | None = None
         self.scheduled = graph.scheduled
         self.histories = {s.name: s.history for s in graph.slots}
         self.formats = {s.name: FORMATS.get(s.format) for s in graph.slots}
@@ -89,7 +88,8 @@ class Program:
 
     def has_references(self, slots: SlotSet) -> bool:
         """Whether every slot that the head reads has been written."""
-        reads = [r.name for r in self.executable((), "head").inputs if r.source == "slot"]
+        head = placeholders(self._variants["head", ()].module.graph)
+        reads = [str(n.meta["slot"]) for n in head if kind_of(n) is InputKind.SLOT]
         return all((ring := slots.rings.get(name)) is not None and ring.steps for name in reads)
 
     def executable(self, modes: tuple[bool, ...], stage: str = "whole") -> Executable:
@@ -114,10 +114,13 @@ class Program:
         run = self._timed(variant.module, inner)
         uses = tuple(use_of(n) for n in placeholders(variant.module.graph))
         graphs = None if watched() else self._graphs
-        if stage == "guarded":
-            run = whole(run, uses, "a guarded step", graphs)
+        if stage == "decided":
+            run = whole(run, uses, "a step decided on the device", graphs)
         elif graphs is not None and variant.macs:  # a forecast alone is one kernel already
             run = Captured(run, uses, f"variant {_text(stage, modes)}", graphs)
+        if isinstance(run, Captured) and len(devices := devices_of(variant.module)) > 1:
+            # What is queued on the other one would run once, at the capture, and never again.
+            run.give_up("work on two devices", " and ".join(sorted(devices)))
         return Executable(variant, run, refs, uses, order)
 
     def run(
@@ -148,62 +151,29 @@ class Program:
 
     @property
     def decides(self) -> bool:
-        """Whether there is a body, so that a device can decide whether it runs."""
-        return ("body", self.full) in self._variants
+        """Whether there is a step of which a device decides whether it is computed."""
+        return ("decided", self._skips) in self._variants
 
     def decided(
-        self, limit: Limit, args: Sequence[Any], slots: SlotSet, rows: Rows, verdict: Verdict
+        self, args: Sequence[Any], slots: SlotSet, rows: Rows, state: Mapping[str, Tensor]
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Run a step that decides by itself whether to compute; `verdict` tells it afterwards.
+        """Forecast everything, and compute after all where the device says so.
 
-        Gives the step's outputs and the values to write besides what it refreshed by itself. The
-        MACs of the body are for the caller to count (`body_macs`).
+        `state`: what the device decides by, which tells afterwards how it decided. Gives the step's
+        outputs and the values to write besides the slots that it refreshed by itself. The MACs of
+        computing are for the caller to count (`decided_macs`).
         """
-        if self._device is None:
-            parts = (("head", ()), ("body", self.full), ("tail", self._skips))
-            head, body, tail = (self.executable(modes, stage) for stage, modes in parts)
-            self._device = DeviceStep(head, body, tail, limit, self._graphs)
-        step = self._device
-        parts = (step.head, step.body, step.tail)
-        order = dict.fromkeys(p.name for p in self.graph.prologues)
-        wanted = [name for name in order if any(name in part.prologues for part in parts)]
-        hoisted = self._hoisted(wanted, args, rows)
-        values = gather(step.inputs, args, slots, rows, hoisted)
-        outputs, writes = step(values, verdict)
-        self._stats.macs += step.head.variant.macs + step.tail.variant.macs
-        return unshared(outputs, storages(hoisted.values())), writes
-
-    @property
-    def guards(self) -> bool:
-        """Whether there is a skipped step that a device computes where the plan was left."""
-        return ("guarded", self._skips) in self._variants
-
-    def guarded(
-        self,
-        args: Sequence[Any],
-        slots: SlotSet,
-        tables: Rows,
-        clock: tuple[Grid, Dial],
-        flag: Tensor,
-    ) -> tuple[Any, Tensor, int]:
-        """Forecast everything, and compute after all where `flag` is set or the clock says so.
-
-        tables: f32[steps, K] by region. Gives the outputs, i32[1] that tells whether it was
-        computed, and the MACs of that, which are for the caller to count.
-        """
-        ready, full = self.executable(self._skips, "guarded"), self.executable(self.full)
-        grid, dial = clock
-        state = {"times": grid.timesteps, "within": grid.within, "dial": dial.state, "flag": flag}
-        named = {f"guard {part}": value for part, value in state.items()}
-        (outputs, (at,)), hoisted = self._call(ready, args, slots, tables, named)
-        late = [self._memos[n][0].macs for n in full.prologues if n not in ready.prologues]
+        ready = self.executable(self._skips, "decided")
+        named = {f"state {part}": value for part, value in state.items()}
+        (outputs, writes), hoisted = self._call(ready, args, slots, rows, named)
         outputs = unshared(outputs, storages(hoisted.values()))
-        return outputs, Dial(at).left, full.variant.macs + sum(late)
+        return outputs, dict(zip(ready.variant.writes, writes, strict=True))
 
-    @property
-    def body_macs(self) -> int:
+    @cached_property
+    def decided_macs(self) -> int:
         """MACs of what a device decides about."""
-        return self._variants["body", self.full].macs
+        arms = arms_of(self._variants["decided", self._skips].module)
+        return sum(total_macs(miss.graph.nodes) for _, _, miss in arms)
 
     def _call(
         self,
@@ -274,7 +244,7 @@ class Program:
             elif kind is InputKind.HOISTED:
                 refs.append(Ref("hoisted", name=node.name))
             elif kind in (InputKind.GRID, InputKind.STATE):
-                refs.append(Ref("state", name=f"guard {node.meta['part']}"))
+                refs.append(Ref("state", name=f"state {node.meta['part']}"))
             elif kind is InputKind.CARRIED:
                 refs.append(Ref("carried", name=node.name))
             else:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..passes.plan_format import Plan, RegionSchedule
+from ..passes.policies import device_limit
 from .late_reads import to_device
 from .slots import Ring, SlotSet, physical
 
@@ -60,6 +61,18 @@ class RowTensors:
             made = self._of(plan)[key] = to_device(table, ring.buffer.device)
         return made
 
+    def limit(self, plan: Plan, device: torch.device) -> Tensor:
+        """The limit of the plan's rule, f32[1]; raises ValueError if that is more than one."""
+        known = self._of(plan)
+        made = known.get(("limit", device))
+        if made is None:
+            found = None if plan.rule is None else device_limit(plan.rule)
+            if found is None:
+                raise ValueError(f"the rule of plan {plan.policy!r} is no limit on one distance")
+            limit = torch.tensor([found.limit], dtype=torch.float32, device="cpu")
+            made = known["limit", device] = to_device(limit, device)
+        return made
+
     def clear(self) -> None:
         """Forget all rows."""
         self._known.clear()
@@ -68,11 +81,14 @@ class RowTensors:
         self, plan: Plan, step: int, region: str, row: tuple[float, ...], ring: Ring
     ) -> Tensor:
         known, key = self._of(plan), (region, step, ring.rotation)
-        # Under a rule the row depends on which steps happened to compute.
-        made = known.get(key) if plan.rule is None else None
+        if plan.rule is not None:  # the row depends on which steps happened to compute
+            key = (region, *row) if ring.history == 1 else None
+        made = None if key is None else known.get(key)
         if made is None or made.device != ring.buffer.device:
             weights = torch.tensor(ring.physical(row), dtype=torch.float32, device="cpu")
-            made = known[key] = to_device(weights, ring.buffer.device)
+            made = to_device(weights, ring.buffer.device)
+            if key is not None:
+                known[key] = made
         return made
 
     def _of(self, plan: Plan) -> dict[Hashable, Tensor]:

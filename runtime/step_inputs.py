@@ -71,6 +71,12 @@ class StepInputs:
         """Whether reading the moment of a call waits for a device."""
         return any(waits(args[i]) for i in (*self._latents, self._timestep) if i is not None)
 
+    def together(self, args: Sequence[Any]) -> bool:
+        """Whether timestep and latents are tensors on one device."""
+        read = [args[i] for i in (*self._latents, self._timestep) if i is not None]
+        devices = {v.device if isinstance(v, Tensor) else None for v in read}
+        return len(devices) == 1 and None not in devices
+
     def latents(self, args: Sequence[Any]) -> Tensor | None:
         """The latents of a call; a list of them (one tensor a sample) counts as one vector."""
         if len(self._latents) == 1:

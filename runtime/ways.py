@@ -11,7 +11,6 @@ from torch import Tensor
 from ..kernels.clock import clock as tick
 from ..passes.ir import StepGraph
 from ..passes.plan_format import Plan
-from ..passes.policies import device_limit
 from . import dispatcher, stepped
 from .dispatcher import Decision
 from .generation_state import GenerationState
@@ -105,7 +104,7 @@ class Ways:
         if not program.has(modes):
             modes = program.full
         if plan.rule is None and (timestep := self.guarded(step.args)) is not None:
-            if all(modes) and program.guards:
+            if all(modes) and program.decides:
                 return self._on_device(step, decision, program)
             tick(timestep, *slots.clock(plan, decision.step, timestep.device))
         if any(modes):
@@ -136,7 +135,8 @@ class Ways:
         guard, timestep = self._session.guard, self._inputs.timestep(args)
         if guard.action != "compute" or not guard.on_device:
             return None
-        return timestep if isinstance(timestep, Tensor) and waits(timestep) else None
+        here = isinstance(timestep, Tensor) and waits(timestep) and self._inputs.together(args)
+        return timestep if here else None
 
     def sound(self, outputs: Any, state: GenerationState) -> bool:
         """Whether a forecast is finite; on a device that is taken for granted and seen later."""
@@ -183,18 +183,19 @@ class Ways:
         assert plan is not None
         device = next(iter(slots.rings.values())).buffer.device
         verdict = slots.verdict_on(device)
-        values: Mapping[str, Tensor] = {}
+        state = {"flag": verdict.flag}
         if plan.rule is not None:
-            limit, flag, macs = device_limit(plan.rule), verdict.flag, program.body_macs
-            assert limit is not None
+            state |= {"limit": self.rows.limit(plan, device), "running": verdict.running}
             rows = self.rows.of_step(plan, decision.step, decision.rows, slots)
-            outputs, values = program.decided(limit, step.args, slots, rows, verdict)
+            computed = verdict.flag
         else:
-            tables = self.rows.tables(plan, decision.step, slots)
-            clock = slots.clock(plan, decision.step, device)
-            outputs, flag, macs = program.guarded(step.args, slots, tables, clock, verdict.flag)
+            grid, dial = slots.clock(plan, decision.step, device)
+            state |= {"times": grid.timesteps, "within": grid.within, "dial": dial.state}
+            rows = self.rows.tables(plan, decision.step, slots)
+            computed = dial.left
+        outputs, values = program.decided(step.args, slots, rows, state)
         step.state.recording = None
-        self._count(flag, macs)
+        self._count(computed, program.decided_macs)
         if not self.sound(outputs, step.state):
             return self._spoilt(step)
         push(self._session, program, step.moment.step, step.state, slots, values)

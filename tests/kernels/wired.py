@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ditcache.kernels import clock, forecast, launch, probe, write
 from ditcache.passes.policies import make
-from ditcache.runtime import cuda_graphs, if_node, late_reads, session
+from ditcache.runtime import captured, if_node, late_reads, session
 from ditcache.runtime.cuda_graphs import Graphs
 from ditcache.runtime.session import session_of
 
@@ -92,7 +92,7 @@ def main():
     both_ways("decided", made)
 
     # From here on the host's tensors count as a device's that it has to wait for.
-    cuda_graphs.DEVICES = late_reads.WAITING = frozenset({"cpu"})
+    captured.DEVICES = late_reads.WAITING = frozenset({"cpu"})
     session.missing = if_node.missing = lambda: None
     session.graphs_for = lambda _, stats: Graphs(FakeApi(live=lambda: list(state())), stats)
 

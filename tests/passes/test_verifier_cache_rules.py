@@ -52,7 +52,7 @@ def test_the_rules_see_into_a_guarded_step(planned):
 
     def harm_of(change):
         def harm(graph):
-            made = next(v for v in graph.variants if v.stage == "guarded")
+            made = next(v for v in graph.variants if v.stage == "decided")
             cond = next(n for n in made.module.graph.nodes if n.target is cache_cond)
             change(made.module, cond)
 

@@ -6,7 +6,7 @@ import ditcache
 import pytest
 import torch
 from ditcache.passes.policies import device_limit, make
-from ditcache.runtime import cuda_graphs, device_step, if_node, session
+from ditcache.runtime import branches, captured, if_node, session
 from ditcache.runtime.branches import branch
 from ditcache.runtime.cuda_graphs import Graphs
 from ditcache.runtime.session import session_of
@@ -46,8 +46,7 @@ def test_the_same_as_decided_by_the_host(policy: str, options):
     theirs, computed = results(host)
     ours, ran = results(device)
     assert ran == computed
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     there, here = ditcache.summary(host), ditcache.summary(device)
     assert (here.computed, here.forecast) == (there.computed, there.forecast)
     # Without a memory for hoisted values head and tail each run the prologues on the host's way.
@@ -57,20 +56,30 @@ def test_the_same_as_decided_by_the_host(policy: str, options):
     assert not here.fallbacks
 
 
-def test_the_body_holds_what_it_writes_and_nothing_more():
+def test_packed_slots_are_refreshed_on_the_device():
+    options = {"threshold": 0.15}
+    wanted, computed = results(prepared("firstblockcache", options, slot_format="int8"))
+    made = prepared("firstblockcache", options, slot_format="int8", device_decisions=True)
+    ours, ran = results(made)
+    assert ran == computed
+    assert all(torch.equal(a, b) for a, b in zip(ours, wanted, strict=True))
+    plain, _ = results(prepared("firstblockcache", options))
+    assert any(not torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+
+
+def test_what_is_computed_is_counted_as_the_host_would():
     made = prepared("firstblockcache", {"threshold": 0.15}, device_decisions=True)
     session = session_of(made)
-    variants = session.executors[0].program(session.plans[0]).graph.variants
-    by = {(v.stage, v.modes): v for v in variants}
-    head, body = by["head", ()], by["body", (False,)]
+    program = session.executors[0].program(session.plans[0])
+    by = {(v.stage, v.modes): v for v in program.graph.variants}
+    head, step = by["head", ()], by["decided", (True,)]
     miss, hit = by["tail", (False,)], by["tail", (True,)]
-    assert body.writes == tuple(w for w in miss.writes if w not in hit.writes)
-    assert body.macs == miss.macs - hit.macs
-    assert set(body.carried) <= set(head.carried)
+    assert step.macs == head.macs + hit.macs
+    assert program.decided_macs == miss.macs - hit.macs
     host = prepared("firstblockcache", {"threshold": 0.15})
     session = session_of(host)
     variants = session.executors[0].program(session.plans[0]).graph.variants
-    assert all(v.stage != "body" for v in variants), "only where it is asked for"
+    assert all(v.stage != "decided" for v in variants), "only where it is asked for"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +108,7 @@ def test_nothing_is_read_at_a_decision(monkeypatch):
     wanted = results(made)
     reads = pretend(monkeypatch, made, delay=2)
     # The branch itself reads here, as there is no device that could take it.
-    monkeypatch.setattr(device_step, "branch", unread(reads))
+    monkeypatch.setattr(branches, "branch", unread(reads))
     found = []
 
     def forward(*args):
@@ -134,15 +143,14 @@ def state_of(session):
 
 def test_a_step_is_captured_as_one(monkeypatch):
     wanted, _ = results(prepared("firstblockcache", {"threshold": 0.15}, device_decisions=True))
-    monkeypatch.setattr(cuda_graphs, "DEVICES", frozenset({"cpu"}))
+    monkeypatch.setattr(captured, "DEVICES", frozenset({"cpu"}))
     for module in (session, if_node):
         monkeypatch.setattr(module, "missing", lambda: None)
     api = FakeApi(live=lambda: list(state_of(session_of(made))))
     monkeypatch.setattr(session, "graphs_for", lambda c, stats: Graphs(api, stats, c.graph_budget))
     made = prepared("firstblockcache", {"threshold": 0.15}, device_decisions=True, cuda_graphs=True)
     ours = [denoise(made, seed) for seed in range(2)]
-    for a, b in zip(ours, wanted, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(ours, wanted, strict=True))
     summary = ditcache.summary(made)
     assert summary.replays > STEPS
     assert not summary.uncaptured

@@ -66,6 +66,7 @@ class FakeApi:
         self.fail: list[Exception] = []
         self.pools: list[list[FakeGraph]] = []
         self.current = "stream 0"
+        self.lent: list[tuple[str, int]] = []
         self.followed: list[tuple[str, str]] = []
         self.releases = 0
         self.devices: list[torch.device] = []
@@ -94,6 +95,9 @@ class FakeApi:
 
     def follow(self, before: str) -> None:
         self.followed.append((before, self.current))
+
+    def lend(self, memory: list[Tensor]) -> None:
+        self.lent.append((self.current, len(memory)))
 
     def held(self) -> int:
         return self.held_bytes

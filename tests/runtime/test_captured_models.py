@@ -5,7 +5,7 @@ from __future__ import annotations
 import ditcache
 import pytest
 import torch
-from ditcache.runtime import cuda_graphs, session
+from ditcache.runtime import captured, session
 from ditcache.runtime.cuda_graphs import Graphs
 from ditcache.runtime.slots import SlotSet
 
@@ -16,7 +16,7 @@ from .helpers import Denoiser, compiled, first, generate, make_plan, noise, prom
 @pytest.fixture
 def captured_model(monkeypatch):
     api = FakeApi()
-    monkeypatch.setattr(cuda_graphs, "DEVICES", frozenset({"cpu"}))
+    monkeypatch.setattr(captured, "DEVICES", frozenset({"cpu"}))
     monkeypatch.setattr(session, "graphs_for", lambda c, stats: Graphs(api, stats, c.graph_budget))
     model = Denoiser()
     made = compiled(model, policy="none", cuda_graphs=True)

@@ -6,9 +6,10 @@ import gc
 
 import pytest
 import torch
-from ditcache.runtime import cuda_graphs
-from ditcache.runtime.capture import Input, InputUse
-from ditcache.runtime.cuda_graphs import Captured, Graphs
+from ditcache.runtime import captured
+from ditcache.runtime.capture import Input, InputUse, warming
+from ditcache.runtime.captured import Captured
+from ditcache.runtime.cuda_graphs import Graphs
 from ditcache.runtime.stats import Stats
 from torch import Tensor
 
@@ -19,7 +20,7 @@ WEIGHT, SLOT, KEPT, VALUE = InputUse.WEIGHT, InputUse.SLOT, InputUse.KEPT, Input
 
 @pytest.fixture(autouse=True)
 def cpu_captures(monkeypatch):
-    monkeypatch.setattr(cuda_graphs, "DEVICES", frozenset({"cpu"}))
+    monkeypatch.setattr(captured, "DEVICES", frozenset({"cpu"}))
 
 
 class Runs:
@@ -113,7 +114,7 @@ def test_captures_of_a_variant_that_is_gone_are_freed_at_the_next_capture():
     for _ in range(2):
         assert right(stays(*a), *a)
     assert len(runs.api.pools[0]) == 1
-    assert runs.graphs.nbytes == runs.api.size
+    assert runs.graphs.nbytes == runs.api.size + a[0].nbytes + a[2].nbytes
 
 
 def test_weights_that_always_move_are_given_up(caplog):
@@ -124,7 +125,7 @@ def test_weights_that_always_move_are_given_up(caplog):
     for _ in range(20):
         keep.append(w := w.clone())
         assert right(f(x, w, c), x, w, c)
-    assert runs.stats.captures == cuda_graphs.TRIED
+    assert runs.stats.captures == captured.TRIED
     assert runs.stats.uncaptured["inputs that keep changing"] == 1
     assert any("keep moving" in r.message for r in caplog.records)
 
@@ -151,12 +152,45 @@ def test_an_unchanged_input_is_not_copied(monkeypatch):
     for _ in range(5):
         f(x, w, c)
     assert copied.count(id(c)) == 1
-    assert copied.count(id(x)) == 4, "latents are copied whatever their version says"
+    assert copied.count(id(x)) == 5, "latents are copied whatever their version says"
     c.add_(1)
     assert right(f(x, w, c), x, w, c)
     assert copied.count(id(c)) == 2
     other = c.clone()
     assert right(f(x, w, other), x, w, other)
+    other.data = torch.randn(2, 4)  # another storage, which counts no version
+    assert right(f(x, w, other), x, w, other)
+
+
+def test_the_run_before_a_capture_reads_what_the_capture_reads():
+    """Kernels are compiled for where inputs lie: for static inputs, not for any slice."""
+    runs, seen = Runs(), []
+
+    def run(x: Tensor, w: Tensor, c: Tensor) -> Tensor:
+        seen.append((x.data_ptr(), w.data_ptr(), c.data_ptr(), warming.get()))
+        return x
+
+    f = Captured(run, (VALUE, WEIGHT, KEPT), "variant", runs.graphs)
+    rows, w, c = torch.arange(15.0), torch.ones(3), torch.ones(3)
+    made = [f(rows[i : i + 3], w, c) for i in range(3)]
+    (x, *_), (again, *_) = seen[:2]
+    assert x == again not in [rows[i:].data_ptr() for i in range(3)]
+    assert len({row[:3] for row in seen}) == 1, "before the capture, in it, and at replays"
+    assert [row[3] for row in seen] == [True, False, False, False]
+    assert [m.tolist() for m in made] == [rows[i : i + 3].tolist() for i in range(3)]
+
+
+def test_without_memory_for_static_inputs_it_runs_on(monkeypatch):
+    runs = Runs()
+
+    def fails(value):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Input, "like", fails)
+    f, args = runs.wrap(), inputs()
+    for _ in range(3):
+        assert right(f(*args), *args)
+    assert runs.stats.uncaptured == {"no memory for a CUDA graph": 1}
 
 
 def test_inference_tensors_are_always_copied():
@@ -238,7 +272,8 @@ def test_the_least_used_go_beyond_the_budget():
     a, b, c = (runs.wrap() for _ in range(3))
     for each in (a, a, b, b, a, c, c):
         assert right(each(*args), *args)
-    assert runs.graphs.nbytes == 2000
+    own = sum(t.nbytes for t in (args[0], args[2]))
+    assert runs.graphs.nbytes == 2 * (1000 + own)
     before = runs.stats.captures
     assert right(a(*args), *args)
     assert runs.stats.captures == before
@@ -255,11 +290,23 @@ def test_another_stream_waits_for_the_one_before():
     assert right(f(*args), *args)
     f(*args)
     assert runs.api.followed == [("stream 0", "stream 1")]
+    assert runs.api.lent == [("stream 1", 2)], "x and c: their memory was made on the other one"
+
+
+def test_weights_elsewhere_are_refused(caplog):
+    """Their kernels would run at the capture alone."""
+    runs = Runs()
+    f = Captured(lambda *_: 7, (VALUE, WEIGHT), "variant", runs.graphs)
+    for _ in range(3):
+        assert f(torch.ones(2), torch.ones(2, device="meta")) == 7
+    assert runs.stats.captures == 0
+    assert runs.stats.uncaptured == {"weights on another device": 1}
+    assert "meta" in caplog.text
 
 
 @pytest.mark.parametrize("devices", [{"cuda"}, {"cpu", "meta"}])
 def test_inputs_elsewhere_are_refused(monkeypatch, devices, caplog):
-    monkeypatch.setattr(cuda_graphs, "DEVICES", frozenset(devices))
+    monkeypatch.setattr(captured, "DEVICES", frozenset(devices))
     runs = Runs()
     f = Captured(lambda *_: 7, (VALUE, VALUE), "variant", runs.graphs)
     there = torch.ones(2, device="meta")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ditcache
 import pytest
 import torch
-from ditcache.runtime import branches, cuda_graphs, if_node, pieces, session, ways
+from ditcache.runtime import branches, captured, if_node, pieces, session, ways
+from ditcache.runtime.capture import rehearsing
 from ditcache.runtime.cuda_graph_api import CudaGraphApi
 from ditcache.runtime.cuda_graphs import Graphs
 from ditcache.runtime.guard import LEFT
@@ -66,7 +67,7 @@ def state_of(session):
 @pytest.fixture
 def on_device(monkeypatch, plan, host):
     """A model under the plan whose guard decides on a device that is none; and what it read."""
-    monkeypatch.setattr(cuda_graphs, "DEVICES", frozenset({"cpu"}))
+    monkeypatch.setattr(captured, "DEVICES", frozenset({"cpu"}))
     for module in (session, if_node):
         monkeypatch.setattr(module, "missing", lambda: None)
     api = FakeApi(live=lambda: list(state_of(session_of(made))))
@@ -169,11 +170,12 @@ def test_a_conditional_node_of_a_captured_graph_runs_where_its_flag_says():
 
     def step() -> Tensor:
         before = x * 2  # memory of the graph's own, read in the body and after it
-        branches.branch(flag, lambda: product(before), out.copy_, warm=True)
+        branches.branch(flag, lambda: product(before), out.copy_)
         return before + out
 
     api = CudaGraphApi()
-    step()
+    with rehearsing():
+        step()
     graph, made = api.capture(api.pool(), step)
     made.fill_(7)
     for value, seed in ((1, 0), (0, 1), (1, 2)):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import IntEnum
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from ditcache.runtime import if_node
-from ditcache.runtime.branches import branch, whole
+from ditcache.runtime.branches import branch, rehearsal, whole
+from ditcache.runtime.capture import rehearsing
 from ditcache.runtime.cuda_graphs import Graphs
 from ditcache.runtime.stats import Stats
 
@@ -164,7 +165,7 @@ def test_the_body_is_captured_behind_what_was_and_before_what_follows(cuda):
         driver.add(cuda.stream, "copy")
         taken.append(value)
 
-    branch(Flag(), made, take, warm=True)
+    branch(Flag(), made, take)
     driver.add(7, "tail")
     head, hand_over, (node, after), tail = driver.outer
     assert (head, hand_over) == (("head", []), ("hand_over", ["head"]))
@@ -179,7 +180,7 @@ def test_the_body_is_captured_behind_what_was_and_before_what_follows(cuda):
 def test_a_call_that_fails_is_an_error(cuda, call: str):
     cuda.driver.fail = call
     with pytest.raises(RuntimeError, match="INVALID"):
-        branch(Flag(), lambda: None, lambda _: None, warm=False)
+        branch(Flag(), lambda: None, lambda _: None)
 
 
 def test_a_body_that_fails_ends_its_capture(cuda):
@@ -187,18 +188,25 @@ def test_a_body_that_fails_ends_its_capture(cuda):
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        branch(Flag(), fails, lambda _: None, warm=False)
+        branch(Flag(), fails, lambda _: None)
     assert list(cuda.driver.streams) == [7]
 
 
-@pytest.mark.parametrize(("flag", "warm", "ran"), [(0, False, 0), (1, False, 1), (0, True, 1)])
-def test_outside_of_a_capture_the_host_branches(cuda, monkeypatch, flag, warm, ran):
+@pytest.mark.parametrize("flag", [0, 1])
+@pytest.mark.parametrize("before_a_capture", [False, True])
+def test_outside_of_a_capture_the_host_branches(cuda, monkeypatch, flag, before_a_capture):
     """Before a capture the body runs in either case, else only where it is to."""
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     made, taken = [], []
-    branch(Flag(flag), lambda: made.append(1), taken.append, warm=warm)
-    assert len(made) == ran
+
+    def step():
+        branch(Flag(flag), lambda: made.append(rehearsal.get()), taken.append)
+
+    with rehearsing() if before_a_capture else nullcontext():
+        step()
+    assert made == [False] * flag + [True] * (before_a_capture and not flag)
     assert len(taken) == flag
+    assert not rehearsal.get()
 
 
 def test_without_nodes_the_host_decides_and_it_is_said_once(monkeypatch, caplog):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ditcache
 import pytest
 import torch
+from ditcache.runtime import lower
 from ditcache.runtime.lower import piece_cache
 from torch._dynamo.backends.registry import _COMPILER_FNS, register_backend
 
@@ -43,6 +44,26 @@ def test_the_number_of_compiled_pieces_does_not_grow_with_depth(inner):
         close(generate(compiled(model, inner=inner, policy="exact")), generate(model))
         sizes.append(len(COMPILED))
     assert sizes[0] == sizes[1]
+
+
+def test_parts_have_no_graphs_of_inductors_own(monkeypatch):
+    """A replay would overwrite what is in a slot by then."""
+    from torch._inductor import config
+
+    seen: list[bool] = []
+
+    def compile_piece(gm, example_inputs):
+        seen.append(config.triton.cudagraphs)
+        return gm.forward
+
+    monkeypatch.setattr(lower, "lookup_backend", lambda name: compile_piece)
+    monkeypatch.setattr(lower, "_caches", {})
+    with config.patch({"triton.cudagraphs": True}):
+        made = compiled(Denoiser(), inner="inductor", policy="exact")
+        made(noise(), torch.ones(1), prompt())
+        assert config.triton.cudagraphs
+    assert seen
+    assert not any(seen)
 
 
 def test_pieces_with_equal_ops_and_other_wiring_are_told_apart(inner):
