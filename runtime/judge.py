@@ -63,7 +63,8 @@ class Judge:
         A probe that is not finite means: compute.
         """
         waiting = [v for _, moved in self._pending for v in moved if v is not None]
-        numbers = iter(torch.stack([*waiting, *probes]).tolist())
+        read = [*waiting, *probes]
+        numbers = iter(torch.stack([v.to(read[0].device) for v in read]).tolist())
         for before, moved in self._pending:
             self._rule.computed(
                 before, [None if v is None else Reading(*next(numbers)) for v in moved]

@@ -80,8 +80,8 @@ class Summary:
     now. `fallbacks` maps each reason to its number of calls. `guard` says in words how
     many computed steps were checked and how many generations were alarming. `most_slot_bytes`
     is the most that slots held at a time, `extra_bytes` what ditcache holds besides the model now,
-    `device_peak_bytes` the most that the process had allocated on the current CUDA device since
-    torch began to count (0 without one), the model included. `captures`, `replays` and
+    `device_peak_bytes` the most that the process had allocated on a CUDA device since torch began
+    to count (0 without one, of several the largest), the model included. `captures`, `replays` and
     `graph_bytes` are of CUDA graphs; `uncaptured` counts variants that run without, by reason.
     `slot_format` is the option: how slots are stored; `offloaded_bytes` lie on the host in place of
     the device.

@@ -53,5 +53,12 @@ def summary_of(session: Session) -> Summary:
         uncaptured=dict(stats.uncaptured),
         slot_format=session.config.slot_format,
         most_slot_bytes=stats.most_slot_bytes,
-        device_peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0,
+        device_peak_bytes=_device_peak(),
     )
+
+
+def _device_peak() -> int:
+    """The most bytes allocated on any CUDA device."""
+    if not torch.cuda.is_initialized():
+        return 0
+    return max(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))

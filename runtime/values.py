@@ -32,9 +32,14 @@ def all_finite(value: Any) -> bool:
 
 
 def finite_flag(value: Any) -> Tensor | None:
-    """`all_finite` as f32[1] on the device, 1 or 0, for a late read; None if nothing can be NaN."""
+    """`all_finite` as f32[1] on the device, 1 or 0, for a late read; None if nothing can be NaN.
+
+    Of values on several devices on that of the first.
+    """
     sums = [v.sum(dtype=_SUM.get(v.dtype)).isfinite() for v in _floats(value)]
-    return torch.stack(sums).all().to(torch.float32).reshape(1) if sums else None
+    if not sums:
+        return None
+    return torch.stack([s.to(sums[0].device) for s in sums]).all().to(torch.float32).reshape(1)
 
 
 def _floats(value: Any) -> list[Tensor]:
