@@ -1,6 +1,15 @@
-"""ditcache: a compiler that makes diffusion transformers remember.
+"""ditcache: a `torch.compile` backend that makes diffusion transformers remember.
 
-Use it as `torch.compile(model, backend="ditcache", options={"speedup": 3.0})`.
+    model = torch.compile(model, backend="ditcache", options={"speedup": 3.0})
+
+The first two generations run in full and are recorded; from the third on most denoising steps are
+forecast from the outputs of earlier ones. `summary(model)` tells what happened, and
+`ditcache.runtime.config.Config` describes all options.
+
+Plans can also be made by hand and kept: `calibrate` records a `Profile`, `Profile.plan` or `tune`
+make a `Plan` from it, `apply` puts one in force, `remove` takes it off, `reset` forgets what was
+remembered. In a sampling loop of one's own, `with generation():` and `with branch("cond"):` say
+where a call of the model stands.
 """
 
 from importlib import import_module

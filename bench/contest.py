@@ -60,8 +60,8 @@ class Contest:
     """The cells of one arena; those that exist in the ledger are not measured again.
 
     `chosen` are cells whose settings are taken as they are; other libraries are tuned on all
-    calibration batches, or the first `tuning`. `say` hears what is
-    being done, `tick` is called after each cell.
+    calibration batches, or the first `tuning`. `say` is told what is being done, `tick` is called
+    after each cell.
     """
 
     def __init__(

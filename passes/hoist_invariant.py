@@ -26,7 +26,7 @@ from .ir import (
     set_value,
     value_of,
 )
-from .modules import live_nodes, module_of
+from .modules import live_nodes, module_of, needed
 from .symbolic import fresh_like, tensor_bytes
 
 # Work that is cheaper to repeat than to keep a second copy of: views, projections, broadcasts.
@@ -172,17 +172,11 @@ def _narrows(value: fx.Node) -> bool:
 
 def _extract(module: fx.GraphModule, wanted: list[fx.Node]) -> fx.GraphModule:
     """The part of the graph that computes `wanted`, returned as a tuple."""
-    needed: set[fx.Node] = set()
-    todo = list(wanted)
-    while todo:
-        node = todo.pop()
-        if node not in needed:
-            needed.add(node)
-            todo.extend(node.all_input_nodes)
     new = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
+    inside = needed(wanted)
     for node in module.graph.nodes:
-        if node in needed:
+        if node in inside:
             env[node] = new.node_copy(node, env.__getitem__)
     new.output(tuple(env[n] for n in wanted))
     return module_of(module, new)

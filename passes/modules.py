@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import cast
 
 from torch import Tensor, fx
@@ -58,6 +58,17 @@ def live_nodes(
             if node not in border:
                 todo.extend(reads(node))
     return live
+
+
+def needed(values: Iterable[fx.Node]) -> set[fx.Node]:
+    """All that these values are computed from, inputs too, and they themselves."""
+    todo, found = list(values), set[fx.Node]()
+    while todo:
+        node = todo.pop()
+        if node not in found:
+            found.add(node)
+            todo.extend(node.all_input_nodes)
+    return found
 
 
 def drop_dead(graph: fx.Graph) -> None:

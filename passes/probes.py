@@ -10,6 +10,7 @@ from torch import fx
 from .base import PassError
 from .effects import op_base
 from .ir import Depends, InputKind, StepGraph, depends_of, kind_of, placeholders
+from .modules import needed
 from .plan_format import DecisionRule, ProbePoint
 from .roles import PRODUCTS, partners
 from .selectors import chain, resolve
@@ -50,13 +51,7 @@ def head_nodes(graph: StepGraph, probes: Sequence[ProbeValue]) -> frozenset[str]
 
 def upstream(values: Sequence[fx.Node]) -> set[fx.Node]:
     """The calls that these values need, themselves included."""
-    todo, found = list(values), set[fx.Node]()
-    while todo:
-        node = todo.pop()
-        if node not in found and node.op.startswith("call"):
-            found.add(node)
-            todo.extend(node.all_input_nodes)
-    return found
+    return {node for node in needed(values) if node.op.startswith("call")}
 
 
 def _bind(graph: StepGraph, point: ProbePoint, slot: str) -> ProbeValue:

@@ -143,7 +143,10 @@ def apply(model: torch.nn.Module, plan: Plan | str | Path) -> torch.nn.Module:
 
 
 def remove(model: torch.nn.Module) -> torch.nn.Module:
-    """Stop caching: the compiled model computes every step in full. `apply` turns it on again."""
+    """Stop caching: drop the plan and compute every step in full. Gives the model.
+
+    `apply` turns caching on again.
+    """
     session = _session(model)
     shortcut.uninstall(model)
     session.generations.end_all()
@@ -153,7 +156,11 @@ def remove(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def reset(model: torch.nn.Module) -> torch.nn.Module:
-    """Forget slots, hoisted values and counters, e.g. after changing weights behind our back."""
+    """Forget slots, hoisted values, compiled variants and counters; plans stay. Gives the model.
+
+    Needed where weights were changed in a way that PyTorch does not count, such as through
+    `.data`, and the change is to show before the next generation begins.
+    """
     session = _session(model)
     session.generations.end_all()
     session.clock.restart()
@@ -166,7 +173,7 @@ def reset(model: torch.nn.Module) -> torch.nn.Module:
 def summary(model: torch.nn.Module) -> Summary:
     """What ran so far: calls computed and forecast, MACs, slot bytes, fallbacks and why.
 
-    Raises ValueError if the model is not compiled by ditcache.
+    `str()` of it is a table. Raises ValueError if the model is not compiled by ditcache.
     """
     return summary_of(_session(model))
 

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 
 class Generations:
-    """One generation a track (a thread, a task or a `ditcache.generation`), the oldest given up.
+    """At most one generation on each track: on a thread, in a task or in a `ditcache.generation`.
 
-    Tells its session of each that begins or ends.
+    Of more than `MAX_TRACKS` the one that was called longest ago is given up. The session is told
+    of each generation that begins or ends.
     """
 
     def __init__(self, session: Session) -> None:

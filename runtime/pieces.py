@@ -20,7 +20,7 @@ from ..kernels.write import write
 from ..passes.effects import alias_sources
 from ..passes.form_regions import block_path
 from ..passes.ir import Depends, depends_of, output_node, value_of
-from ..passes.modules import module_of
+from ..passes.modules import module_of, needed
 from ..passes.ops import (
     cache_below,
     cache_clock,
@@ -182,7 +182,7 @@ def narrowed(piece: fx.GraphModule) -> Iterator[tuple[fx.GraphModule, tuple[int,
     outputs = cast("tuple[fx.Node, ...]", output_node(piece.graph).args[0])
     for dropped in range(len(outputs) if len(outputs) > 1 else 0):
         kept = tuple(i for i in range(len(outputs)) if i != dropped)
-        live = _needed([outputs[i] for i in kept])
+        live = needed([outputs[i] for i in kept])
         dead = [n for n in piece.graph.nodes if n not in live and n.op != "output"]
         if any(n.op == "placeholder" or not alias_sources(n) for n in dead):
             continue
@@ -193,18 +193,6 @@ def narrowed(piece: fx.GraphModule) -> Iterator[tuple[fx.GraphModule, tuple[int,
                 env[node] = graph.node_copy(node, env.__getitem__)
         graph.output(tuple(env[outputs[i]] for i in kept))
         yield module_of(piece, graph), kept
-
-
-def _needed(outputs: Sequence[fx.Node]) -> set[fx.Node]:
-    """What these values are made of, and they themselves."""
-    needed: set[fx.Node] = set()
-    todo = list(outputs)
-    while todo:
-        node = todo.pop()
-        if node not in needed:
-            needed.add(node)
-            todo.extend(node.all_input_nodes)
-    return needed
 
 
 def _sizes(graph: fx.Graph, nodes: Sequence[fx.Node]) -> list[fx.Node]:

@@ -65,26 +65,30 @@ class Stats:
 
     def reset(self) -> None:
         """Zero the counters; what was said stays said."""
-        said = self.said
-        self.__init__()
-        self.said = said
+        vars(self).update(vars(Stats(said=self.said)))
 
 
 @dataclass(frozen=True)
 class Summary:
     """A snapshot for people and programs; `str()` gives a table.
 
-    `computed` and `forecast` count model calls (steps times guidance branches), `shortcuts` the
-    forecast ones that went past Dynamo's guards; `macs` what ran, `macs_uncached` what the same
-    calls would have cost; `reduction` is their ratio. `slot_bytes` and `hoisted_bytes` are held
-    now. `fallbacks` maps each reason to its number of calls. `guard` says in words how
-    many computed steps were checked and how many generations were alarming. `most_slot_bytes`
-    is the most that slots held at a time, `extra_bytes` what ditcache holds besides the model now,
-    `device_peak_bytes` the most that the process had allocated on a CUDA device since torch began
-    to count (0 without one, of several the largest), the model included. `captures`, `replays` and
-    `graph_bytes` are of CUDA graphs; `uncaptured` counts variants that run without, by reason.
-    `slot_format` is the option: how slots are stored; `offloaded_bytes` lie on the host in place of
-    the device.
+    - `policy` and `plan`: what is in force, in words. `graphs`: compiled graphs of the model.
+    - `generations` that were followed; of these `recorded` to make plans from.
+    - `calls` of the model (steps times guidance branches), `computed` in full or `forecast`; of the
+      latter `shortcuts` went past Dynamo's guards.
+    - `macs` that ran, `macs_uncached` that the same calls would have cost; `reduction` is their
+      ratio.
+    - `fallbacks`: calls that were computed against the plan, by reason. `uncached`: why graphs of
+      the model are not cached at all. `guard`: its checks and alarms, in words.
+    - `slot_bytes` and `hoisted_bytes` that are held now, `most_slot_bytes` that slots held at a
+      time; `slot_format` is the option; `offloaded_bytes` of slots lie on the host. `hoist_runs`
+      and `hoist_hits`: how often hoisted work was done, and how often it was remembered.
+    - CUDA graphs: `captures`, `replays`, `graph_bytes`; `uncaptured` counts variants that run
+      without, by reason.
+    - `extra_bytes` that ditcache holds besides the model now; `device_peak_bytes`: the most that
+      the process had allocated on a CUDA device since torch began to count, of several the largest,
+      the model included (0 without a device).
+    - `lower_seconds` spent compiling variants, `plan_seconds` making plans.
     """
 
     policy: str

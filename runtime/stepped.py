@@ -1,7 +1,8 @@
-"""Where the sampler's step is inside of what was compiled: then its outputs are the next latents.
+"""A function that was compiled together with the sampler's step: its outputs are the next latents.
 
-Forecast from those before them, latents go on as they went, and the model is left out: nothing of
-the error shows in the outputs themselves. So such a function is computed in full.
+A forecast of latents from those before them would carry on their course without ever asking the
+model, and the outputs would not show the error. So such a function is found out at the second step,
+whose latents are then what the first one gave, and is computed in full.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class PlanStore:
         return plans
 
     def load_profiles(self) -> list[Profile]:
-        """What earlier processes recorded, readable or not at all."""
+        """The recordings that earlier processes left; one that cannot be read is skipped."""
         found: list[Profile] = []
         for path in sorted(self.folder.glob("*.profile.safetensors")):
             try:
