@@ -47,7 +47,11 @@ def together(name: str) -> list[Method]:
 
 def wanted(methods: list[str] | None, combined: list[str] | None) -> list[str]:
     """All names to run, the baseline first; unknown ones raise UnknownMethod."""
-    names = [BASELINE, *(methods or METHODS), *(DEFAULT if combined is None else combined)]
+    names = [
+        BASELINE,
+        *(METHODS if methods is None else methods),
+        *(DEFAULT if combined is None else combined),
+    ]
     for name in names:
         parts(name)
     return list(dict.fromkeys(names))

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ..arguments import writable
 from ..environment import environment, write_json
 from .combine import label
 from .figure import save_figure
@@ -28,7 +29,8 @@ ALL_RAN, SOME_DID_NOT = 0, 1
 
 def run(settings: Settings, out: Path, work: Path, console: Console) -> int:
     """Run or go on; 0 if all is there, 1 if rows or inputs are missing (each says why)."""
-    study = Study(settings, work, console)
+    writable(out)
+    study = Study(settings, writable(work), console)
     study.run()
     rows = make_rows(settings, study.journal, study.judged)
     before = _before(out) if settings.only_timing else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,19 @@ class Times:
         return {sample: float(np.median(values)) for sample, values in self.by_sample.items()}
 
     def speedup(self, baseline: Times) -> metrics.Spread | None:
-        """Ratio of the baseline's seconds to these, sample by sample, with its interval."""
+        """Ratio of the baseline's seconds to these, sample by sample, with its interval.
+
+        Of one sample alone, the interval is the range of its repeats against the baseline's.
+        """
         mine, theirs = self.middle(), baseline.middle()
         both = sorted(mine.keys() & theirs.keys())
         if not both:
             return None
-        return metrics.spread(np.asarray([theirs[i] / mine[i] for i in both]))
+        found = metrics.spread(np.asarray([theirs[i] / mine[i] for i in both]))
+        if len(both) > 1:
+            return found
+        own, base = self.by_sample[both[0]], baseline.by_sample[both[0]]
+        return replace(found, low=min(base) / max(own), high=max(base) / min(own))
 
 
 def make_rows(settings: Settings, journal: Journal, judged: Journal) -> list[Row]:

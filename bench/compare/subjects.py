@@ -155,7 +155,7 @@ def load(request: Request) -> Subject:
     elif ":" in request.model and not Path(request.model).exists():
         subject = _from_factory(request)
     else:
-        subject = _around(_pretrained(request.model, dtype), request)
+        subject = _around(_pretrained(request, dtype), request)
     subject.weights |= request.weights
     if request.steps is not None:
         subject.steps = request.steps
@@ -172,15 +172,15 @@ def load(request: Request) -> Subject:
     return subject
 
 
-def kind_of(pipeline: Any) -> Kind:
-    """Tell from the signature of `__call__` what a pipeline takes and makes."""
-    parameters = inspect.signature(type(pipeline).__call__).parameters
+def kind_of(pipeline: type) -> Kind:
+    """Tell from the signature of `__call__` what pipelines of a class take and make."""
+    parameters = inspect.signature(pipeline.__call__).parameters
     if "num_frames" in parameters:
         return "image-to-video" if "image" in parameters else "text-to-video"
     if "prompt" in parameters:
         return "text-to-image"
     raise SubjectError(
-        f"{type(pipeline).__name__} takes neither a prompt nor frames; "
+        f"{pipeline.__name__} takes neither a prompt nor frames; "
         "text-to-image, text-to-video and image-to-video pipelines can be compared"
     )
 
@@ -220,11 +220,19 @@ def _from_factory(request: Request) -> Subject:
     return made if isinstance(made, Subject) else _around(made, request)
 
 
-def _pretrained(model: str, dtype: torch.dtype) -> Any:
-    from diffusers import DiffusionPipeline
+def _pretrained(request: Request, dtype: torch.dtype) -> Any:
+    """The pipeline of a folder or hub name, once its inputs have been found to be usable."""
+    import diffusers
 
+    model = request.model
     try:
-        return DiffusionPipeline.from_pretrained(model, dtype=dtype)
+        about: Any = diffusers.DiffusionPipeline.load_config(model)
+        made = getattr(diffusers, str(about.get("_class_name")), None)
+        if made is not None:  # else of a class that comes with it
+            _inputs(request, kind_of(made))
+        return diffusers.DiffusionPipeline.from_pretrained(model, dtype=dtype)
+    except SubjectError:
+        raise
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise SubjectError(
@@ -234,7 +242,7 @@ def _pretrained(model: str, dtype: torch.dtype) -> Any:
 
 
 def _around(pipeline: Any, request: Request) -> Subject:
-    kind = kind_of(pipeline)
+    kind = kind_of(type(pipeline))
     pipeline.to(request.device)
     samples, skipped = _inputs(request, kind)
     parameters = inspect.signature(type(pipeline).__call__).parameters

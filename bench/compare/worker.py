@@ -20,6 +20,7 @@ from .frames import frames_path, save_frames
 from .inputs import Sample
 from .meter import Meter, counting, wait_for_device
 from .methods import Method, MethodError, Refused, Setup
+from .methods.weights import find
 from .settings import UNUSABLE, Journal, Settings, saved_key
 from .subjects import Subject, SubjectError, load
 
@@ -41,6 +42,7 @@ class Worker:
             self.methods = together(self.name)
             todo = self._missing()
             if todo:
+                self._find_weights()
                 self._measure(todo)
         except SubjectError as error:
             self.journal.add(event=UNUSABLE, method=self.name, reason=str(error))
@@ -53,6 +55,12 @@ class Worker:
             reason = f"{type(error).__name__}: {first}"
             self.journal.add(event="failed", method=self.name, reason=reason)
             raise
+
+    def _find_weights(self) -> None:
+        """Weights that were given and are not there are said before a large model is loaded."""
+        for method in self.methods:
+            if method.role in self.settings.request.weights:
+                find(self.settings.request.weights[method.role], method.name)
 
     def _missing(self) -> list[tuple[int, int]] | None:
         """(sample, repeat) pairs without a line; None before the number of samples is known."""

@@ -6,20 +6,28 @@ from html import escape
 from typing import Any
 
 from .charts import FAMILIES, Bar, Point, bars, scatter, strip
-from .parts import details, viewer, where
+from .parts import details, figure, viewer, where
 from .sources import Source
 
 Row = dict[str, Any]
 COLUMNS = (
+    ("steps", "steps", "d", "denoising steps"),
     ("seconds", "s", ".2f", "seconds of one generation, decoding and post-processing included"),
     ("seconds_spread", "± %", "%", "half the range over repeats"),
+    ("post_seconds", "post s", ".2f", "of it post-processing"),
     ("seconds_per_frame", "s/frame", ".3f", ""),
+    ("frames_per_second", "frames/s", ".2f", ""),
     ("speedup", "speedup", "x", "the baseline's seconds over these, median over inputs"),
     ("loop_speedup", "loop", "x", "the same without decoding and post-processing"),
     ("cpu_speedup", "CPU", "x", "ratio of processor seconds"),
+    ("macs", "GMACs", "G", "multiply-adds of denoiser and interpolation network"),
     ("macs_reduction", "fewer MACs", "x", "denoiser and interpolation network"),
     ("peak_bytes", "peak MiB", "MiB", "peak memory during a generation"),
     ("peak_over_baseline", "Δ MiB", "MiB", "against the baseline"),
+    ("reserved_bytes", "reserved MiB", "MiB", "what the CUDA allocator held"),
+    ("reserved_over_baseline", "Δ reserved MiB", "MiB", "against the baseline"),
+    ("temperature", "°C", ".0f", "the GPU's highest"),
+    ("watts", "W", ".0f", "the GPU's mean"),
 )
 QUALITIES = (
     ("psnr", "PSNR", ".1f"),
@@ -55,8 +63,10 @@ def compare(source: Source) -> str:
             ),
             "<h3>All rows</h3>",
             _table(rows, names),
+            _sensor(document),
             "<h3>Frames</h3>",
             viewer(source, document["clips"]),
+            figure(source, "frames.png"),
             f"<h3>Peak memory ({escape(str(names['memory']))})</h3>",
             bars(_memory(timed), "peak memory"),
             "<h3>Which steps a plan computes</h3>",
@@ -118,17 +128,18 @@ def _memory(rows: list[Row]) -> list[Bar]:
 
 
 def _table(rows: list[Row], names: dict[str, str]) -> str:
-    heads = "".join(f'<th title="{escape(tip)}">{head}</th>' for _, head, _, tip in COLUMNS)
+    costs = [c for c in COLUMNS if any(row.get(c[0]) is not None for row in rows)]
+    heads = "".join(f'<th title="{escape(tip)}">{head}</th>' for _, head, _, tip in costs)
     heads += "".join(f"<th>{escape(head.format(**names))}</th>" for _, head, _ in QUALITIES)
     body = ""
-    width = len(COLUMNS) + len(QUALITIES)
+    width = len(costs) + len(QUALITIES)
     for row in rows:
         label = f"<th>{escape(row['name'])}<small>{escape(row['title'])}</small></th>"
         if row["status"] != "ok":
             said = f"{row['status']}: {row['reason']}"
             body += f'<tr class="no">{label}<td colspan="{width}">{escape(said)}</td></tr>'
             continue
-        cells = "".join(f"<td>{_cost(row, key, form)}</td>" for key, _, form, _ in COLUMNS)
+        cells = "".join(f"<td>{_cost(row, key, form)}</td>" for key, _, form, _ in costs)
         quality = row["quality"]
         cells += "".join(f"<td>{_mean(quality.get(key), form)}</td>" for key, _, form in QUALITIES)
         bad = ", ".join(f"{n} of {quality['samples']} {w}" for w, n in quality["collapsed"].items())
@@ -139,12 +150,20 @@ def _table(rows: list[Row], names: dict[str, str]) -> str:
     return f'<div class="wide"><table><tr><th>method</th>{heads}</tr>{body}</table></div>'
 
 
+def _sensor(document: dict[str, Any]) -> str:
+    why = document.get("gpu_sensor")
+    return f"<p>No temperature or power of a GPU: {escape(str(why))}.</p>" if why else ""
+
+
 def _cost(row: Row, key: str, form: str) -> str:
     value = row.get(key)
     if isinstance(value, dict):
-        return f"{value['median']:.2f}x<small>{value['low']:.2f} to {value['high']:.2f}</small>"
+        ends = "" if value["low"] == value["high"] else f"{value['low']:.2f} to {value['high']:.2f}"
+        return f"{value['median']:.2f}x<small>{ends}</small>"
     if value is None:
         return ""
+    if form == "G":
+        return f"{value / 1e9:.3g}"
     if form == "MiB":
         return f"{value / 2**20:.0f}"
     if form == "%":
@@ -190,21 +209,28 @@ def _against(row: Row) -> str:
 
 
 def _matrix(document: dict[str, Any]) -> str:
-    body = ""
+    body, name_of = "", document["measures"]["distance"]
+    rows = {row["name"]: row for row in document["rows"]}
     for one in document["combinations"]:
         name = escape(one["name"])
         if one["status"] != "ok" or "speedup" not in one:
             why = escape(f"{one['status']}: {one['reason']}" if one["reason"] else one["status"])
-            body += f'<tr class="no"><th>{name}</th><td colspan="4">{why}</td></tr>'
+            body += f'<tr class="no"><th>{name}</th><td colspan="6">{why}</td></tr>'
             continue
         factors = " · ".join(f"{f:.2f}" for f in one["speedup_singles"])
         body += (
             f"<tr><th>{name}</th><td>{one['speedup']:.2f}x</td><td>{factors}</td>"
-            f"<td>{one['speedup_product']:.2f}x</td><td>{one['speedup_over_product']:.0%}</td></tr>"
+            f"<td>{one['speedup_product']:.2f}x</td><td>{one['speedup_over_product']:.0%}</td>"
+            + "".join(
+                f"<td>{_mean(rows[one['name']]['quality'].get(key), form)}</td>"
+                for key, form in (("ssim", ".3f"), ("distance", ".4f"))
+            )
+            + "</tr>"
         )
     return (
         '<div class="wide"><table><tr><th></th><th>measured</th><th>singles</th><th>product</th>'
-        f"<th>measured / product</th></tr>{body}</table></div>"
+        f"<th>measured / product</th><th>SSIM</th><th>{escape(name_of)}</th></tr>"
+        f"{body}</table></div>"
     )
 
 

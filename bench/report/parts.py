@@ -31,9 +31,19 @@ def viewer(source: Source, clips: list[dict[str, Any]]) -> str:
     return f'<div class="viewer"><script type="application/json">{text}</script></div>'
 
 
+def figure(source: Source, name: str) -> str:
+    """First, middle and last frames of every method, if their picture lies beside the document."""
+    path = source.path.parent / name
+    if not path.exists():
+        return ""
+    picture = f'<img alt="first, middle and last frames" src="{data_uri(path)}">'
+    return details("First, middle and last frames of every method", picture)
+
+
 def data_uri(path: Path) -> str:
     """A picture's file as text."""
-    return f"data:image/webp;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    kind = path.suffix.removeprefix(".")
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def where(document: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from ditcache.bench.compare.inputs import InputError, from_folder
@@ -47,6 +49,19 @@ def test_no_inputs_is_one_clear_error(tmp_path):
         load(Request("tiny_pipelines:svd_pipeline"))
     with pytest.raises(SubjectError, match="neither a small model"):
         load(Request(str(tmp_path)))
+
+
+def test_inputs_of_a_diffusers_folder_are_looked_at_before_its_weights(tmp_path):
+    (tmp_path / "in").mkdir()
+    about = {"_class_name": "StableVideoDiffusionPipeline", "_diffusers_version": "0.42.1"}
+    (tmp_path / "model_index.json").write_text(json.dumps(about))
+    with pytest.raises(SubjectError, match="no pictures"):
+        load(Request(str(tmp_path), str(tmp_path / "in")))
+    with pytest.raises(SubjectError, match="starts from pictures"):
+        load(Request(str(tmp_path), prompts=("a boat",)))
+    Image.new("RGB", (40, 30)).save(tmp_path / "in" / "a.png")
+    with pytest.raises(SubjectError, match="neither a small model"):  # now its weights are missing
+        load(Request(str(tmp_path), str(tmp_path / "in")))
 
 
 def test_a_plain_pipeline_gets_its_pictures_fitted(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny_pipelines
 import torch
-from ditcache.bench.compare.combine import UnknownMethod, parts, together, wanted
+from ditcache.bench.compare.combine import DEFAULT, UnknownMethod, parts, together, wanted
 from ditcache.bench.compare.methods import METHODS, MethodError, Refused, Setup
 from ditcache.bench.compare.methods.keyframes import keyframe_count, stretch
 from ditcache.bench.compare.methods.sparse import magnitude_mask
@@ -53,6 +53,8 @@ def test_combinations_do_not_share_state():
 def test_names_are_checked_and_the_baseline_always_runs():
     assert parts("C3 + M1") == ("C3", "M1")
     assert wanted(["M1"], ["M1+M2"]) == ["M0", "M1", "M1+M2"]
+    assert wanted([], []) == ["M0"]
+    assert len(wanted(None, None)) == len(METHODS) + len(DEFAULT)
     with pytest.raises(UnknownMethod, match="M99"):
         wanted(["M99"], [])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ditcache.bench.compare.recommend import recommend, undominated
-from ditcache.bench.compare.rows import make_rows, matrix
+from ditcache.bench.compare.rows import Times, make_rows, matrix
 from ditcache.bench.compare.settings import Journal, Settings
 from ditcache.bench.compare.subjects import Request
 
@@ -61,6 +61,13 @@ def test_times_are_medians_with_their_spread_and_ratios_to_the_baseline(rows):
     assert row["speedup"]["median"] == pytest.approx(2.0)
     assert row["macs_reduction"] == pytest.approx(2.0)
     assert row["peak_over_baseline"] == -40
+
+
+def test_the_interval_of_one_timed_input_is_the_range_of_its_repeats():
+    base, mine = Times({0: [8.0, 8.8, 8.0]}), Times({0: [4.0, 4.0, 4.4]})
+    found = mine.speedup(base)
+    assert found.median == 2.0
+    assert (found.low, found.high) == (pytest.approx(8 / 4.4), pytest.approx(2.2))
 
 
 def test_rows_that_could_not_run_say_why_and_quality_only_rows_have_no_times(rows):

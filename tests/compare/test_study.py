@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from ditcache.bench.compare import worker
 from ditcache.bench.compare.settings import JOURNAL, Journal, Settings
 from ditcache.bench.compare.subjects import Request
 from ditcache.bench.compare.worker import Worker
@@ -65,6 +66,19 @@ def test_caching_runs_counts_and_says_what_it_did(tmp_path):
     assert plain == exact
 
 
+def test_weights_that_were_given_and_are_not_there_fail_before_the_model_is_loaded(
+    tmp_path, monkeypatch
+):
+    request = Request("tiny_pipelines:svd", weights={"lcm": str(tmp_path / "absent")})
+    settings = Settings(request, ("M0", "M7"))
+    settings.save(tmp_path)
+    monkeypatch.setattr(worker, "load", lambda _: pytest.fail("the model was loaded"))
+    Worker(tmp_path, "M7").run()
+    (line,) = Journal(tmp_path / JOURNAL, settings.key()).of("failed")
+    assert "M7: " in line["reason"]
+    assert "no such file or folder" in line["reason"]
+
+
 @pytest.mark.slow
 def test_a_model_that_cannot_be_used_ends_the_study_at_once(tmp_path, child_path, capsys):
     arguments = ["compare", "tiny_pipelines:svd_pipeline", "--out", str(tmp_path)]
@@ -80,5 +94,10 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     assert "unknown method 'M99'" in capsys.readouterr().err
     assert compare(tmp_path, "--weights", "lcm") == 2
     assert "ROLE=PATH" in capsys.readouterr().err
+    assert compare(tmp_path, "--inputs", str(tmp_path / "absent")) == 2
+    assert "does not exist" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert compare(tmp_path, "--work", str(tmp_path / "file" / "work")) == 2
+    assert "nothing can be written" in capsys.readouterr().err
     assert compare(tmp_path, "--dtype", "int3") == 2
     assert "--dtype" in capsys.readouterr().err

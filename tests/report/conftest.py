@@ -34,7 +34,8 @@ def row(name, seconds, *, plan=None, collapsed=None, quality_only=False):
             "seconds": seconds, "seconds_spread": 0.05, "seconds_per_frame": seconds / 4,
             "speedup": spread(8 / seconds), "loop_speedup": spread(8 / seconds),
             "cpu_speedup": spread(8 / seconds), "macs_reduction": 8 / seconds,
-            "peak_bytes": 2**28, "peak_over_baseline": -(2**20),
+            "peak_bytes": 2**28, "peak_over_baseline": -(2**20), "frames_per_second": 4 / seconds,
+            "macs": seconds * 1e9, "reserved_bytes": None, "temperature": None, "watts": None,
         }  # fmt: skip
     return made
 
@@ -45,6 +46,7 @@ def results(tmp_path):
     rows = [
         row("M0", 8.0),
         row("C3", 2.0, plan=[0, 1, 5, 9]),
+        row("C3+M1", 8 / 3),
         row("M5", 1.0, collapsed={"black": 3}, quality_only=True),
         {
             "name": "M4", "title": "distilled", "methods": ["M4"], "status": "failed",
@@ -65,7 +67,11 @@ def results(tmp_path):
         "what": "ditcache compare", "title": "tiny", "model": "tiny", "environment": {},
         "measures": {"distance": "EffLite0-distance", "image_sim": "EffLite0-image-sim",
                      "memory": "resident set"},
-        "rows": rows, "combinations": [], "clips": clips,
+        "rows": rows, "clips": clips, "gpu_sensor": "NVML: no driver",
+        "combinations": [
+            {"name": "C3+M1", "status": "ok", "reason": "", "speedup": 3.0,
+             "speedup_singles": [4.0, 1.0], "speedup_product": 4.0, "speedup_over_product": 0.75},
+        ],
         "recommendations": [
             {"goal": "balanced", "rule": "fastest", "name": "C3", "speedup": 4.0,
              "peak_bytes": 2**28, "ssim": 0.9, "psnr": 30.0, "distance": 0.1,

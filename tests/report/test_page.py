@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import shutil
 import subprocess
@@ -10,12 +12,13 @@ from html.parser import HTMLParser
 import pytest
 from ditcache.bench.report.charts import Bar, Point, bars, scatter, strip
 from ditcache.runtime import cli
+from PIL import Image
 
 
 class Checker(HTMLParser):
     """Collects tags and text; unclosed elements are left on the stack."""
 
-    VOID = frozenset({"meta", "input", "br", "rect", "path", "circle"})
+    VOID = frozenset({"meta", "input", "br", "rect", "path", "circle", "img"})
 
     def __init__(self):
         super().__init__()
@@ -36,12 +39,13 @@ class Checker(HTMLParser):
 
 
 def test_the_page_is_whole_and_fetches_nothing(results, capsys):
+    Image.new("RGB", (8, 8)).save(results / "frames.png")
     assert cli.main(["report", str(results)]) == 0
     text = (results / "report.html").read_text()
     seen = Checker()
     seen.feed(text)
     assert seen.stack == []
-    assert seen.links == []
+    assert [link.split(";")[0] for link in seen.links] == ["data:image/png"]
     assert "url(http" not in text
     words = " ".join(seen.text)
     assert "needs <weights>" in words
@@ -49,6 +53,19 @@ def test_the_page_is_whole_and_fetches_nothing(results, capsys):
     assert "4 of 25 steps" in words
     assert "balanced" in words
     assert 'name="viewport"' in text
+    assert "NVML: no driver" in words
+    heads = [text for text in seen.text if text in ("frames/s", "GMACs", "reserved MiB", "W")]
+    assert heads == ["frames/s", "GMACs"]  # no row has the others
+    assert "C3+M1 3.00x" in re.sub(r"\s+", " ", words)
+    assert "0.800" in words
+
+
+def test_places_that_cannot_be_written_are_refused(results, tmp_path, capsys):
+    assert cli.main(["report", str(results), "-o", str(results)]) == 2
+    assert "a folder; expected the file" in capsys.readouterr().err
+    assert cli.main(["report", str(results), "-o", str(results / "compare.json" / "x.html")]) == 2
+    assert "nothing can be written" in capsys.readouterr().err
+    assert not (results / "blind.html").exists()
 
 
 def test_results_of_any_level_are_found_and_none_is_an_error(results, tmp_path, capsys):
@@ -77,22 +94,59 @@ def test_bars_and_strips_show_what_they_are_given():
     assert strip([0, 3], 8).count('class="off"') == 6
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-def test_a_browser_runs_the_viewer_and_the_page_is_no_wider_than_a_phone(results, tmp_path):
-    cli.main(["report", str(results)])
-    page = results / "report.html"
-    probe = (
-        "<script>const root = document.documentElement;"
-        "document.title = 'frames ' + document.querySelectorAll('.frame').length"
-        " + ' overflow ' + (root.scrollWidth - root.clientWidth);</script>"
-    )
-    page.write_text(page.read_text().replace("</body>", f"{probe}</body>"))
+NEEDS_BROWSER = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+
+
+def title_in_browser(page, probe, profile):
+    """The title that a script leaves, put at the end of the page."""
+    page.write_text(page.read_text().replace("</body>", f"<script>{probe}</script></body>"))
     done = subprocess.run(
         [
             "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,900",
-            f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri(),
+            f"--user-data-dir={profile}", "--virtual-time-budget=3000", "--dump-dom",
+            page.as_uri(),
         ],
         capture_output=True, text=True, timeout=240, check=True,
     )  # fmt: skip
-    assert "<title>frames 2 overflow 0</title>" in done.stdout
+    found = re.search("<title>(.*?)</title>", done.stdout, re.DOTALL)
+    assert found
+    return html.unescape(found[1])
+
+
+@pytest.mark.slow
+@NEEDS_BROWSER
+def test_a_browser_runs_the_viewer_and_the_page_is_no_wider_than_a_phone(results, tmp_path):
+    cli.main(["report", str(results)])
+    probe = """
+        const root = document.documentElement, said = [];
+        const press = (text) => [...document.querySelectorAll(".viewer button")]
+            .find((b) => b.textContent.includes(text)).click();
+        const look = () => said.push([...document.querySelectorAll(".viewer figcaption")]
+            .map((c) => c.textContent).join(" and "));
+        look(); press("flip"); look(); press("method ▶"); look();
+        said.push("overflow " + (root.scrollWidth - root.clientWidth));
+        document.title = said.join(", ");
+    """
+    found = title_in_browser(results / "report.html", probe, tmp_path / "profile")
+    assert found == "M0 and C3, M0, C3, overflow 0"
+
+
+@pytest.mark.slow
+@NEEDS_BROWSER
+def test_a_browsers_votes_by_keys_become_win_rates(results, tmp_path):
+    cli.main(["report", str(results)])
+    probe = """
+        const key = (key) => document.dispatchEvent(new KeyboardEvent("keydown", { key }));
+        key("ArrowLeft"); key("Backspace"); key("ArrowRight"); key(" "); key("ArrowLeft");
+        const keep = (text) => { document.title = text; };
+        URL.createObjectURL = (blob) => { blob.text().then(keep); return "#"; };
+        [...document.querySelectorAll(".blind button")]
+            .find((b) => b.textContent.includes("export")).click();
+    """
+    found = title_in_browser(results / "blind.html", probe, tmp_path / "profile")
+    cast = json.loads(found)["votes"]
+    assert sorted(str(vote["choice"]) for vote in cast) in (["0", "None"], ["1", "None"])
+    (results / "votes.txt").write_text(found)
+    assert cli.main(["report", str(results), "--votes", str(results / "votes.txt")]) == 0
+    rates = json.loads((results / "win-rates.json").read_text())["rates"]
+    assert [(r["wins"], r["losses"], r["ties"]) for r in rates] == [(1, 0, 1), (0, 1, 1)]

@@ -48,11 +48,13 @@ def test_the_blind_page_does_not_name_methods(results):
 def test_votes_become_win_rates_on_the_page(results, capsys):
     (source,) = find(results)
     cast = [{"id": pair["id"], "choice": pair["methods"].index("C3")} for pair in pairs(source)]
+    cast.append({"id": "of another page", "choice": 0})
     path = results / "votes-1.txt"
     path.write_text(json.dumps({"what": "ditcache votes", "model": "tiny", "votes": cast}))
     assert cli.main(["report", str(results), "--votes", str(path)]) == 0
     rates = json.loads((results / "win-rates.json").read_text())["rates"]
     assert (rates[0]["name"], rates[0]["rate"], rates[0]["wins"]) == ("C3", 1.0, 2)
+    assert "1 of 3 votes are on pairs that are not here" in capsys.readouterr().out
     assert "Blind votes" in (results / "report.html").read_text()
 
 

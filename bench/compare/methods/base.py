@@ -71,6 +71,8 @@ class Method:
     stage: Stage
     changes: ClassVar[frozenset[str]] = frozenset()
     """What of the pipeline it sets: two methods that set the same exclude each other."""
+    role: ClassVar[str] = ""
+    """Of the weights that it needs, as in `--weights ROLE=PLACE`; "" if none."""
 
     def prepare(self, subject: Subject, setup: Setup) -> None:
         """Change the subject in place; raises MethodError if it cannot."""

@@ -14,9 +14,10 @@ class Distilled(Method):
     title = "distilled weights"
     stage = Stage.WEIGHTS
     changes = frozenset({"the denoiser"})
+    role = "distilled"
 
     def prepare(self, subject: Subject, setup: Setup) -> None:
         with setup.clocked("load weights"):
-            where = given(subject, "distilled", self.name)
+            where = given(subject, self.role, self.name)
             replace_denoiser(subject, where, self.name)
-        apply_arguments(subject, "distilled", where, setup)
+        apply_arguments(subject, self.role, where, setup)

@@ -23,6 +23,7 @@ class Keyframes(Method):
     title = "keyframes + interpolation"
     stage = Stage.SAMPLER
     changes = frozenset({"the number of frames"})
+    role = "interpolation"
 
     def __init__(self) -> None:
         self.network: nn.Module = NOTHING
@@ -33,7 +34,7 @@ class Keyframes(Method):
 
         if subject.frames is None:
             raise MethodError("M6 interpolates frames, and this model makes single pictures")
-        where = given(subject, "interpolation", self.name)
+        where = given(subject, self.role, self.name)
         with setup.clocked("load weights"):
             self.network = load_interpolator(where, subject.device)
         self.wanted = subject.frames
@@ -41,7 +42,7 @@ class Keyframes(Method):
         if keyframes >= subject.frames:
             raise MethodError(f"{subject.frames} frames are too few to leave some out")
         subject.arguments["num_frames"] = keyframes
-        apply_arguments(subject, "interpolation", where, setup)
+        apply_arguments(subject, self.role, where, setup)
         setup.notes.append(f"{keyframes} of {self.wanted} frames generated")
 
     @torch.inference_mode()

@@ -23,9 +23,10 @@ class LatentConsistency(Method):
     title = "LCM, 4 steps"
     stage = Stage.WEIGHTS
     changes = frozenset({"the denoiser", "the number of steps", "the scheduler"})
+    role = "lcm"
 
     def prepare(self, subject: Subject, setup: Setup) -> None:
-        where = given(subject, "lcm", self.name)
+        where = given(subject, self.role, self.name)
         with setup.clocked("load weights"):
             replace_denoiser(subject, where, self.name)
         subject.pipeline.scheduler = scheduler = _scheduler(subject, Path(where))
@@ -34,7 +35,7 @@ class LatentConsistency(Method):
         # ditcache would take each step for another generation's.
         subject.scope = ditcache.generation
         setup.notes.append(f"{type(scheduler).__name__}, {subject.steps} steps")
-        apply_arguments(subject, "lcm", where, setup)
+        apply_arguments(subject, self.role, where, setup)
 
 
 def _scheduler(subject: Subject, where: Path) -> Any:

@@ -19,8 +19,11 @@ def given(subject: Subject, role: str, method: str) -> Path | str:
         raise MethodError(
             f"{method} needs {role} weights for {subject.name}: give --weights {role}=PATH_OR_HUB"
         )
-    if where == AS_IT_IS:
-        return where
+    return where if where == AS_IT_IS else find(where, method)
+
+
+def find(where: str, method: str) -> Path:
+    """Where these weights are on this machine; raises MethodError if nowhere."""
     try:
         return locate(where)
     except WeightsError as error:
