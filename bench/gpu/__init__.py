@@ -2,6 +2,6 @@
 
 In processing order: `command` (what is run, within which time, resumable) -> `worker` (one model in
 a process of its own) -> `loop` (a model of real size with random weights, and its denoising loop)
--> `ways` (eager, compiled, cached by ditcache or another library) -> `meter` (seconds, gaps and
-memory of a loop) -> `table`.
+-> `choice` (which `ways`: eager, compiled, cached by ditcache or by `peers`) -> `measured` ->
+`meter` (seconds, gaps, waits and memory of a loop) -> `table`, `criteria` (what it has to show).
 """

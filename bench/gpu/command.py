@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..environment import ROOT, commit, environment, write_json
 from ..ledger import Ledger
+from .choice import Choice
+from .criteria import criteria, outcomes, shown
 from .table import markdown, rows
-from .ways import Choice
 from .worker import CASES, Exit, run
 
 MINUTES = 9.5
@@ -71,14 +74,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in given.models or (QUICK if given.quick else CASES):
         parts.append(Part(name, [*command, "--worker", name, "--until", str(until)]))
     left = run_parts(parts, ledger, until)
-    document = {"environment": environment("bench.gpu"), "not_reached": left}
-    parts_run = [r for r in ledger.records.values() if "way" not in r]
-    write_json(given.out / "gpu.json",
-               document | {"parts": parts_run, "rows": rows(ledger.records.values())})  # fmt: skip
+    document: dict[str, Any] = {"not_reached": left} | report(ledger, given.out)
+    write_json(given.out / "gpu.json", {"environment": environment("bench.gpu")} | document)
     print(markdown(ledger.records.values()))
+    print(shown(document["criteria"]))
     if left:
         print(f"no time was left for {', '.join(left)}: run the same command again")
     return 0
+
+
+def report(ledger: Ledger, out: Path) -> dict[str, Any]:
+    """All that was measured so far, and what it has to show."""
+    found = rows(ledger.records.values())
+    kernels, tests = out / "kernels.json", out / "tests.xml"
+    measured: dict[str, Any] = json.loads(kernels.read_text()) if kernels.exists() else {}
+    return {
+        "criteria": criteria(found, measured),
+        "parts": [r for r in ledger.records.values() if "way" not in r],
+        "tests": outcomes(tests.read_text()) if tests.exists() else [],
+        "kernels": measured,
+        "rows": found,
+    }
 
 
 def run_parts(parts: Sequence[Part], ledger: Ledger, until: float) -> list[str]:

@@ -43,13 +43,21 @@ class Loop:
         return next(key for key in LATENTS if key in self.kwargs)
 
     @torch.no_grad()
-    def run(self, model: Call, each: Callable[[int, Call], Any] | None = None) -> Tensor:
-        """One generation by Euler's method; `each(step, call)` may measure around each call."""
+    def run(
+        self,
+        model: Call,
+        each: Callable[[int, Call], Any] | None = None,
+        steps: int | None = None,
+    ) -> Tensor:
+        """One generation by Euler's method, or its first `steps`; gives the latents then.
+
+        `each(step, call)` may measure around each call.
+        """
         x = self.kwargs[self.latents]
         like = self.kwargs["timestep"]
         around = each or (lambda _, call: call())
         with self.scope():
-            for i in range(self.steps):
+            for i in range(self.steps if steps is None else min(steps, self.steps)):
                 t = self.timesteps[i].to(like.dtype).expand(like.shape)
                 now = {**self.kwargs, self.latents: x, "timestep": t}
                 out = around(i, lambda now=now: model(**now))

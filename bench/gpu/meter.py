@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .loop import Call, Loop
+
+WAITED = "synchronizing CUDA operation"
+"""What torch says of one, in its mode that warns."""
 
 
 class CudaMark:
@@ -47,6 +53,7 @@ def measure(loop: Loop, model: Call, rounds: int, computed: Sequence[int]) -> di
     steps: dict[bool, list[float]] = {True: [], False: []}
     gaps: list[float] = []
     hosts: list[float] = []
+    sample: Tensor | None = None
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     for _ in range(rounds):
@@ -59,10 +66,10 @@ def measure(loop: Loop, model: Call, rounds: int, computed: Sequence[int]) -> di
             seen.append((before, marks()))
             return out
 
-        _wait(cuda)
+        settle(loop)
         started = time.perf_counter()
-        loop.run(model, each)
-        _wait(cuda)
+        sample = loop.run(model, each)
+        settle(loop)
         walls.append(time.perf_counter() - started)
         for i, (before, after) in enumerate(seen):
             steps[i in computed].append(before.until(after))
@@ -76,13 +83,51 @@ def measure(loop: Loop, model: Call, rounds: int, computed: Sequence[int]) -> di
         "gap": _median(gaps),
         "host": _median(hosts),
         "peak_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+        "digest": _digest(sample),
     }
+
+
+def steady(loop: Loop, model: Call, steps: int | None = None) -> dict[str, Any]:
+    """Run a loop that compiles nothing any more; what should not be in it, None on a CPU.
+
+    waits: operations for which the host waited for the device, in calls after the first one.
+    device_allocations: of the allocator, for memory that it did not hold yet.
+    """
+    if not loop.timesteps.is_cuda:
+        loop.run(model, steps=steps)
+        return {"waits": None, "device_allocations": None}
+    waits: list[str] = []
+
+    def each(i: int, call: Call) -> Any:
+        if i == 0:
+            return call()
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                return call()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+                waits.extend(str(w.message) for w in said if WAITED in str(w.message))
+
+    before = torch.cuda.memory_stats()["num_device_alloc"]
+    loop.run(model, each, steps)
+    made = torch.cuda.memory_stats()["num_device_alloc"] - before
+    return {"waits": len(waits), "device_allocations": made}
+
+
+def _digest(sample: Tensor | None) -> str:
+    if sample is None:
+        return ""
+    raw = sample.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(raw).hexdigest()[:16]
 
 
 def _median(values: list[float]) -> float | None:
     return statistics.median(values) if values else None
 
 
-def _wait(cuda: bool) -> None:
-    if cuda:
+def settle(loop: Loop) -> None:
+    """Wait until the device has done everything."""
+    if loop.timesteps.is_cuda:
         torch.cuda.synchronize()

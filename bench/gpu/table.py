@@ -14,10 +14,11 @@ HEAD = (
 
 
 def rows(records: Iterable[Record]) -> list[Record]:
-    """Each record with `speedup` over torch.compile and `realised`.
+    """Each record with `speedup` over torch.compile, `realised` and `skipped_share`.
 
     realised: how much faster than ditcache's exact tier the loop ran, over the steps by which fewer
-    were computed; 1 where a skipped step costs nothing.
+    were computed; 1 where a skipped step costs nothing. skipped_share: a skipped step over a
+    computed one, on the device.
     """
     found = [r for r in records if "way" in r]
     by = {(r["model"], r["way"]): r for r in found if "loop" in r}
@@ -29,6 +30,8 @@ def rows(records: Iterable[Record]) -> list[Record]:
         r["speedup"] = base["loop"] / r["loop"] if base else None
         if exact and r["computed_steps"] < r["steps"]:
             r["realised"] = exact["loop"] / r["loop"] * r["computed_steps"] / r["steps"]
+        if r.get("skipped") and r.get("computed"):
+            r["skipped_share"] = r["skipped"] / r["computed"]
     return found
 
 

@@ -1,16 +1,10 @@
-"""The ways to run a model: as it is, compiled, cached by ditcache, cached by another library."""
+"""The ways to run a model: as it is, compiled, cached by ditcache."""
 
 from __future__ import annotations
 
-import gc
-import itertools
-import logging
 import math
-import time
-import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import ditcache
@@ -19,8 +13,6 @@ import torch
 from .loop import Call, Loop
 
 NEVER = 1e6
-LONG = 5.0
-"""Seconds of a loop from which on one round is measured."""
 
 
 @dataclass
@@ -29,6 +21,11 @@ class Way(ABC):
 
     name: str
     compiled: bool = False
+
+    @property
+    def warm(self) -> int | None:
+        """Steps of a loop after which nothing is new to it; None: only whole loops will do."""
+        return None
 
     @property
     def shared(self) -> str:
@@ -51,13 +48,21 @@ class Way(ABC):
         """Leave the model as it was."""
 
 
-class Eager(Way):
+class Uncached(Way):
+    """Each call is like any other."""
+
+    @property
+    def warm(self) -> int | None:
+        return 3
+
+
+class Eager(Uncached):
     def prepare(self, loop: Loop) -> Call:
         return loop.module
 
 
 @dataclass
-class Compiled(Way):
+class Compiled(Uncached):
     mode: str | None = None
     inner: str = "inductor"
 
@@ -65,6 +70,21 @@ class Compiled(Way):
         if self.mode is None:
             return torch.compile(loop.module, backend=self.inner)
         return torch.compile(loop.module, mode=self.mode)
+
+
+@dataclass
+class Regional(Uncached):
+    """diffusers' regional compilation: each kind of block by itself."""
+
+    inner: str = "inductor"
+
+    def prepare(self, loop: Loop) -> Call:
+        loop.module.compile_repeated_blocks(backend=self.inner)  # pyright: ignore[reportCallIssue]
+        return loop.module
+
+    def restore(self, loop: Loop) -> None:
+        for part in loop.module.modules():
+            part._compiled_call_impl = None
 
 
 def spread(steps: int, speedup: float) -> list[int]:
@@ -166,149 +186,3 @@ class FirstBlock(Ditcache):
         ditcache.reset(model)
         plan = profile.plan(policy="firstblockcache", threshold=self.threshold)
         return ditcache.apply(model, plan)
-
-
-@dataclass
-class TaylorSeer(Way):
-    """diffusers' TaylorSeer in lite mode: the model's output alone is forecast."""
-
-    speedup: float = 3.0
-
-    def prepare(self, loop: Loop) -> Call:
-        from diffusers.hooks import TaylorSeerCacheConfig, apply_taylorseer_cache
-
-        config = TaylorSeerCacheConfig(
-            cache_interval=round(self.speedup),
-            disable_cache_before_step=2,
-            max_order=1,
-            use_lite_mode=True,
-        )
-        if hasattr(loop.module, "enable_cache"):
-            loop.module.enable_cache(config)  # pyright: ignore[reportCallIssue]
-        else:
-            apply_taylorseer_cache(loop.module, config)
-        return torch.compile(loop.module) if self.compiled else loop.module
-
-    def computed(self, loop: Loop) -> list[int]:
-        every = round(self.speedup)
-        return [s for s in range(loop.steps) if s < 2 or (s - 3) % every == 0]
-
-    def restore(self, loop: Loop) -> None:
-        loop.module.disable_cache()  # pyright: ignore[reportCallIssue]
-
-
-@dataclass
-class CacheDit(Way):
-    """cache-dit's DBCache with a static mask: the same computed steps as ditcache's."""
-
-    speedup: float = 3.0
-
-    def prepare(self, loop: Loop) -> Call:
-        import cache_dit
-
-        logging.getLogger("CACHE_DIT").setLevel(logging.ERROR)
-        computed = self.computed(loop)
-        config = cache_dit.DBCacheConfig(
-            Fn_compute_blocks=1,
-            Bn_compute_blocks=0,
-            max_warmup_steps=1,
-            steps_computation_mask=[int(s in computed) for s in range(loop.steps)],
-            steps_computation_policy="static",
-            enable_separate_cfg=False,
-            num_inference_steps=loop.steps,
-        )
-        cache_dit.enable_cache(loop.module, cache_config=config)
-        called = torch.compile(loop.module) if self.compiled else loop.module
-        calls = itertools.count()
-
-        def call(**kwargs: Any) -> Any:
-            if next(calls) % loop.steps == 0:  # a new generation, of which only a pipeline tells it
-                cache_dit.refresh_context(loop.module, cache_config=config)
-            return called(**kwargs)
-
-        return call
-
-    def computed(self, loop: Loop) -> list[int]:
-        return spread(loop.steps, self.speedup)
-
-    def restore(self, loop: Loop) -> None:
-        import cache_dit
-
-        cache_dit.disable_cache(loop.module)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which ways to measure, in order of interest; `quick` leaves out what costs most."""
-
-    quick: bool = False
-    inner: str = "inductor"
-    speedups: Sequence[float] = field(default=(2.0, 3.0, 5.0))
-
-    def ways(self) -> list[Way]:
-        found: list[Way] = [
-            Eager("eager"),
-            Compiled("compile", compiled=True, inner=self.inner),
-            Ditcache("ditcache exact", compiled=True, inner=self.inner),
-        ]
-        found += [
-            Ditcache(f"ditcache {s:g}x", compiled=True, speedup=s, inner=self.inner)
-            for s in self.speedups
-        ]
-        exact = Ditcache("ditcache exact graphs", compiled=True, graphs=True, inner=self.inner)
-        found += [exact, replace(exact, name="ditcache 3x graphs", speedup=3.0)]
-        if not self.quick:
-            found.append(replace(exact, name="ditcache 3x guarded", speedup=3.0, guard="compute"))
-            first = FirstBlock("first block, host", compiled=True, inner=self.inner)
-            device = replace(first, name="first block, device", graphs=True, on_device=True)
-            found += [first, device]
-        found += [TaylorSeer("diffusers TaylorSeer 3x"), CacheDit("cache-dit 3x")]
-        if not self.quick:
-            found.append(Compiled("reduce-overhead", compiled=True, mode="reduce-overhead"))
-            found.append(TaylorSeer("diffusers TaylorSeer 3x compiled", compiled=True))
-            found.append(CacheDit("cache-dit 3x compiled", compiled=True))
-        return found
-
-
-def measured(way: Way, loop: Loop, rounds: int) -> dict[str, Any]:
-    """Prepare a way, run it twice unmeasured, and measure it; an error becomes the result.
-
-    `cold` is the time until it could be measured; less for a way whose model another had compiled.
-    """
-    from .meter import measure
-
-    if way.shared not in loop.made:
-        afresh(loop)
-    started = began = time.perf_counter()
-    try:
-        model = way.prepare(loop)
-        for _ in range(2):  # compiles, captures, fills the allocator
-            began = time.perf_counter()
-            loop.run(model)
-        cold = time.perf_counter() - started
-        computed = way.computed(loop)
-        long = time.perf_counter() - began > LONG
-        found = measure(loop, model, 1 if long else rounds, computed)
-        found |= {"steps": loop.steps, "computed_steps": len(computed), "cold": cold}
-        return found | way.about(model)
-    except Exception as failed:
-        afresh(loop)  # what failed is not what others should go on with
-        where = "".join(traceback.format_exception(failed)[-6:])
-        return {"error": f"{type(failed).__name__}: {failed}"[:500], "where": where[-2000:]}
-    finally:
-        try:
-            way.restore(loop)
-        except Exception as failed:  # of a library that did not get as far as its hooks
-            logging.getLogger(__name__).debug("restore: %s", failed)
-
-
-def afresh(loop: Loop) -> None:
-    """Give up what was compiled, and the memory that it held."""
-    for model, _ in loop.made.values():
-        ditcache.reset(model)
-        ditcache.remove(model)
-    loop.made.clear()
-    torch._dynamo.reset()
-    gc.collect()
-    if loop.timesteps.is_cuda:
-        torch.cuda.empty_cache()

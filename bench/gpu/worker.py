@@ -10,8 +10,9 @@ from enum import IntEnum
 import torch
 
 from ..ledger import Ledger
+from .choice import Choice
 from .loop import Loop, load
-from .ways import Choice, measured
+from .measured import measured
 
 DID_NOT_END = "did not end: killed, or out of time"
 TRIES = 2
@@ -51,7 +52,7 @@ CASES = {
         Case("sd3.5-large", 10),
         Case("wan2.1-1.3b", 10, frames=81, height=480, width=832),
         Case("svd-xt", 10),
-        Case("wan2.1-14b", 6, frames=81, height=480, width=832),
+        Case("wan2.1-14b", 7, frames=81, height=480, width=832),
     )
 }
 

@@ -11,18 +11,10 @@ import pytest
 import torch
 
 from bench.gpu import command, loop, table, worker
-from bench.gpu.ways import (
-    CacheDit,
-    Choice,
-    Compiled,
-    Ditcache,
-    Eager,
-    FirstBlock,
-    TaylorSeer,
-    Way,
-    measured,
-    spread,
-)
+from bench.gpu.choice import Choice
+from bench.gpu.measured import measured
+from bench.gpu.peers import CacheDit, TaylorSeer
+from bench.gpu.ways import Compiled, Ditcache, Eager, FirstBlock, Regional, Way, spread
 from bench.ledger import Ledger
 
 STEPS = 8
@@ -115,6 +107,12 @@ def test_one_model_all_ways_and_nothing_twice(tmp_path):
     assert half["realised"] > 0
     assert by["ditcache 2x graphs"]["uncaptured"], "a CPU has no graphs, and that is said"
     assert by["first block, device"]["forecast"] > 0
+    assert (
+        half["digest"] == by["ditcache 2x graphs"]["digest"] == by["ditcache 2x guarded"]["digest"]
+    )
+    assert half["digest"] != by["eager"]["digest"] == by["ditcache exact"]["digest"]
+    assert half["waits"] is None, "of a device, that is"
+    assert 0 < half["skipped_share"] < 1
     text = table.markdown(ledger.records.values())
     assert "| tiny | ditcache 2x | 4 of 8 |" in text
     assert all(line.count("|") == table.HEAD.count("|") for line in text.splitlines())
@@ -130,6 +128,23 @@ def test_a_way_that_fails_is_a_result(tmp_path):
     assert "in prepare" in found["where"]
     line = table.markdown([{"model": "tiny", "way": "broken", **found}]).splitlines()[-1]
     assert line.count("|") == table.HEAD.count("|")
+
+
+@pytest.mark.parametrize("steps", [case.steps for case in worker.CASES.values()])
+def test_other_libraries_compute_as_many_steps(steps: int):
+    small = SimpleNamespace(steps=steps)
+    computed = len(spread(steps, 3.0))
+    assert len(TaylorSeer("taylorseer").computed(small)) == computed
+    assert len(CacheDit("cache-dit").computed(small)) == computed
+
+
+def test_regional_compilation_leaves_the_model_as_it_was():
+    small = tiny_flux()
+    way = Regional("regional", inner="eager")
+    found = measured(way, small, 1)
+    assert "error" not in found, found
+    assert found["digest"] == measured(Eager("eager"), small, 1)["digest"]
+    assert all(part._compiled_call_impl is None for part in small.module.modules())
 
 
 @pytest.mark.parametrize("way", [TaylorSeer("taylorseer"), CacheDit("cache-dit")])
@@ -204,6 +219,9 @@ def test_the_whole_command(tmp_path, monkeypatch, capsys):
     cuda = SimpleNamespace(is_available=lambda: True, get_device_name=lambda: "stand-in")
     there = SimpleNamespace(cuda=cuda, device=torch.device, __version__="2.13")
     monkeypatch.setattr(command, "torch", there)
+    kernels = {"rows": [{"size": "beyond L2", "kernel": "write", "of_copy": 1.0, "agrees": True}]}
+    (tmp_path / "kernels.json").write_text(json.dumps(kernels))
+    (tmp_path / "tests.xml").write_text('<a><testcase classname="a" name="b"/></a>')
 
     class Case(worker.Case):
         def load(self, device: torch.device) -> loop.Loop:
@@ -244,6 +262,10 @@ def test_the_whole_command(tmp_path, monkeypatch, capsys):
     }  # fmt: skip
     assert len(document["rows"]) == 2
     assert not document["not_reached"]
+    assert document["tests"] == [{"test": "a.b", "outcome": "passed", "message": ""}]
+    assert document["kernels"] == kernels
+    assert [c["name"] for c in document["criteria"]] == ["kernel write", "kernels agree with torch"]
+    assert "| kernel write | " in text
 
 
 def test_latents_of_other_channels_than_the_output():
