@@ -71,7 +71,7 @@ def test_a_compiled_function_is_cached_and_the_module_is_asked_for():
     assert ditcache.summary(model).forecast == 4
 
 
-def test_a_model_compiled_in_place():
+def test_a_model_compiled_in_place_is_planned_too():
     case = UNET
     model, plain = foreign.build(case.cls), foreign.build(case.cls)
     options = {"inner": "eager", "remember": False, "computed_steps": 4}

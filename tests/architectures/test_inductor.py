@@ -65,7 +65,7 @@ def test_off_it_is_inductor_and_a_plan_is_the_loop_by_hand(name):
     assert summary.forecast == 2 * architecture.branches
 
 
-def test_sizes_as_symbols():
+def test_symbolic_sizes_run_one_graph_planned_at_the_recorded_size():
     """Numbers of the model become inputs; Inductor asks Dynamo for a trace with them as constants.
 
     The third generation runs under the plan, and one of another size is computed.

@@ -214,7 +214,7 @@ def test_bad_input_is_one_line(arguments, said, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_command_from_end_to_end(tmp_path, tiny_flux, capsys):
+def test_the_command_measures_resumes_and_reports(tmp_path, tiny_flux, capsys):
     arguments = ["bench", tiny_flux, "--budgets", "2", "--quick", "--out", str(tmp_path)]
     arguments += ["--policies", "edf,fewer-steps-ab2", "--peers", "diffusers-fbcache"]
     assert cli.main(arguments) == 0

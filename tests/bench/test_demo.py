@@ -75,7 +75,7 @@ def test_samples_do_not_depend_on_their_batch():
     assert pictures.max() <= 1
 
 
-def test_digits_are_workload_too():
+def test_digits_sample_and_embed_like_any_workload():
     digits = DitDigits()
     batch = digits.batches(3, 3, seed=1)[0]
     pictures = digits.pictures(digits.sample(digits.denoiser, batch, 2))

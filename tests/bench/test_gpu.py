@@ -214,7 +214,7 @@ def test_a_way_that_takes_the_process_down_is_tried_twice(tmp_path, monkeypatch)
     assert worker.DID_NOT_END in line
 
 
-def test_the_whole_command(tmp_path, monkeypatch, capsys):
+def test_the_command_runs_its_parts_and_shows_a_table(tmp_path, monkeypatch, capsys):
     """From options to table, on a device that is none; each part in this process."""
     cuda = SimpleNamespace(is_available=lambda: True, get_device_name=lambda: "stand-in")
     there = SimpleNamespace(cuda=cuda, device=torch.device, __version__="2.13")

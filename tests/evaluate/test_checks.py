@@ -25,7 +25,7 @@ def refused(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_reference_sets(refused, tmp_path):
+def test_reference_sets_without_pictures_are_refused(refused, tmp_path):
     assert "no such folder" in refused("--reference", tmp_path / "nope")
     (tmp_path / "one").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "one" / "a.png")

@@ -30,7 +30,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_golden(lowered, planned, case):
+def test_the_printed_ir_is_the_golden_files(lowered, planned, case):
     model, arguments, through, region = CASES[case]
     plan = planned(region, computed=(0, 2, 5), steps=8, history=2) if region else None
     text = lowered(model(), arguments, through, plan=plan)

@@ -41,7 +41,7 @@ def test_what_fails_is_a_result():
     assert "us" in row["ours"]
 
 
-def test_the_copy_and_the_clock():
+def test_a_copy_moves_its_bytes_twice_and_a_tick_is_in_microseconds():
     cpu = torch.device("cpu")
     assert kernels.copy_bandwidth(a_millisecond, cpu, 1 << 10) == pytest.approx(2**11 / 1e6)
     assert kernels.tick(a_millisecond, cpu) == pytest.approx(1000.0)

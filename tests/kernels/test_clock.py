@@ -38,7 +38,7 @@ WALKS = [
 
 
 @pytest.mark.parametrize(("timesteps", "first", "expected"), WALKS)
-def test_a_walk(timesteps, first, expected):
+def test_the_row_follows_the_timesteps_along_the_grid(timesteps, first, expected):
     assert walk(timesteps, first=first) == expected
 
 
@@ -61,7 +61,7 @@ def test_it_takes_for_a_step_what_the_host_does():
         (torch.tensor([[0.0, 500.0, 1000.0]]), -1),
     ],
 )
-def test_the_time_of_a_batch(timestep, row):
+def test_a_batch_counts_if_its_samples_stand_at_one_timestep(timestep, row):
     dial = dial_on("cpu")
     clock(timestep, grid_on("cpu", STEPS), dial)
     assert dial.row.item() == row
@@ -109,7 +109,7 @@ def test_what_is_no_timestep_or_no_grid_is_named():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("timesteps", "first", "expected"), WALKS)
-def test_a_walk_on_a_device(timesteps, first, expected):
+def test_the_row_follows_the_timesteps_on_a_device(timesteps, first, expected):
     assert walk(timesteps, "cuda", first) == expected
 
 

@@ -17,7 +17,7 @@ def plan(synthetic) -> Plan:
     return synthetic.profile(12).plan(3)
 
 
-def test_plan_round_trip(plan, tmp_path):
+def test_a_saved_plan_loads_as_it_was(plan, tmp_path):
     plan.save(tmp_path / "deep" / "plan.json")
     assert Plan.load(tmp_path / "deep" / "plan.json") == plan
     text = (tmp_path / "deep" / "plan.json").read_text()
@@ -85,7 +85,7 @@ def test_a_broken_plan_names_the_rule(message):
         Plan("s", (1.0, 0.7, 0.4, 0.1), (BROKEN[message],), "by hand").validate()
 
 
-def test_broken_grids_and_regions():
+def test_broken_grids_and_regions_are_refused():
     with pytest.raises(PlanError, match="monotone"):
         Plan("s", (1.0, 0.7, 0.7, 0.1), (region(),), "by hand").validate()
     with pytest.raises(PlanError, match="twice"):
@@ -106,7 +106,7 @@ def same(a: Profile, b: Profile) -> bool:
     )
 
 
-def test_profile_round_trip(synthetic, tmp_path):
+def test_a_saved_profile_loads_as_it_was(synthetic, tmp_path):
     p = synthetic.profile(12, solver=np.linspace(-1, -2, 12), guidance=2.0, macs=10, sketch=512)
     p.save(tmp_path / "p.profile")
     assert same(Profile.load(tmp_path / "p.profile"), p)

@@ -67,7 +67,7 @@ def test_refitting_brings_the_sample_closer_and_settles(setting):
     assert found[4] < 1.5 * found[2]
 
 
-def test_it_helps_on_other_samples(setting):
+def test_refitted_weights_help_on_samples_that_they_were_not_fitted_to(setting):
     grid, c, x0, reference, prior = setting
     weights = prior
     for _ in range(2):

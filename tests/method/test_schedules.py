@@ -27,7 +27,7 @@ def test_every_schedule_has_exactly_n_steps_from_zero(steps, data):
         assert list(chosen) == sorted(set(chosen)), name
 
 
-def test_named_schedules():
+def test_each_named_schedule_computes_its_published_steps():
     assert schedules.uniform_index(50, 10) == tuple(range(0, 50, 5))
     assert schedules.uniform_index(50, 8, last=True) == tuple(range(0, 50, 7))
     assert schedules.interval(50, 25) == tuple(range(0, 50, 2))

@@ -31,7 +31,7 @@ def test_every_architecture_is_expected():
 
 
 @pytest.mark.parametrize("name", zoo.names())
-def test_builds_and_counts(name):
+def test_parameters_and_flops_are_the_published_ones(name):
     model = zoo.build(name)
     with torch.no_grad(), FlopCounterMode(display=False) as count:
         output = model.module(**model.kwargs)[0]

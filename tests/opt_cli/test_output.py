@@ -74,12 +74,12 @@ def test_stats_tell_what_changes_with_what(cli):
     assert "graph @" not in out
 
 
-def test_stats_before_an_emitted_form(cli):
+def test_stats_come_before_the_emitted_form(cli):
     _, out, _ = cli("toy_factory:make", "--stats", "--emit", "text")
     assert out.index("TFLOP") < out.index("graph @")
 
 
-def test_times_and_statistics(cli):
+def test_times_and_statistics_name_every_pass(cli):
     _, _, err = cli("toy_factory:make", "--time-passes", "--pass-statistics")
     for name in pipeline.BY_NAME:
         assert re.search(rf"^{name} +\d+\.\d{{3}} +\d", err, re.M), name
@@ -106,12 +106,12 @@ def test_packed_slots_are_shown_with_their_bytes(cli):
     assert "slot $denoiser : f32[2,16,8] x2  0.5 KiB  // stored as int8" in out
 
 
-def test_a_dynamic_trace(cli):
+def test_a_dynamic_trace_has_symbolic_sizes(cli):
     _, out, _ = cli("toy_factory:make", "--dynamic", "--policy", "reuse")
     assert re.search(r"%hidden_states: f32\[s\d+,s\d+,8\] latents", out)
 
 
-def test_a_plan_file(cli, plan):
+def test_a_plan_from_a_file_is_inserted(cli, plan):
     code, out, _ = cli("toy_factory:make", "--plan", "plan.json")
     assert code == 0
     assert "scheduled C.C." in out
@@ -192,7 +192,7 @@ def test_python_is_the_code_of_the_variants(cli):
     compile(out, "variants", "exec")
 
 
-def test_output_to_a_file(cli, tmp_path):
+def test_output_goes_to_a_file_alone(cli, tmp_path):
     code, out, _ = cli("toy_factory:make", "-o", "ir.txt", "--emit", "text")
     assert (code, out) == (0, "")
     assert (tmp_path / "ir.txt").read_text().startswith("// ditcache-opt")
@@ -214,7 +214,7 @@ def test_an_exported_program_has_the_same_regions_and_signature(cli, plan):
     assert exported["totals"]["step"]["macs"] == traced["totals"]["step"]["macs"]
 
 
-def test_lists(cli):
+def test_the_lists_name_every_model_and_pass(cli):
     from ditcache.models import zoo
 
     assert cli("--list")[1].split() == zoo.names()

@@ -39,7 +39,7 @@ def test_timesteps_that_go_back_and_forth(model):
         same(ours, theirs)
 
 
-def test_timesteps_that_no_plan_knows(model, caplog):
+def test_timesteps_that_no_plan_knows_are_computed_and_said_once(model, caplog):
     made, plan = model
     times = [(a + b) / 2 for a, b in pairwise([*grid(plan), 0.0])]
     for i, t in enumerate(times):
@@ -127,7 +127,7 @@ def test_a_plan_made_at_another_guidance_scale(caplog):
     assert ditcache.summary(made).fallbacks["another guidance scale"] > 0
 
 
-def test_options_that_clash():
+def test_options_that_clash_are_refused():
     """torch.compile itself refuses mode with options; ditcache names what it does not know."""
     model = tiny.flux_transformer()
     with pytest.raises(RuntimeError, match="mode"):
@@ -137,7 +137,7 @@ def test_options_that_clash():
         made(**tiny.flux_inputs())
 
 
-def test_mode_by_itself():
+def test_mode_by_itself_is_refused():
     """`mode="reduce-overhead"` alone reaches every backend as an argument."""
     model = tiny.flux_transformer()
     made = torch.compile(model, backend="ditcache", mode="reduce-overhead")

@@ -20,7 +20,7 @@ from .observing import (
 )
 
 
-def test_sequential_guidance_with_named_branches():
+def test_sequential_guidance_with_named_branches_is_planned_at_its_scale():
     pipeline = tiny.flux()
     made, plan = planned(pipeline)
     assert plan.guidance == pytest.approx(2.0, abs=0.01)
@@ -67,7 +67,7 @@ def test_two_samples_from_equal_noise_are_not_taken_for_guidance():
 @pytest.mark.parametrize(
     ("build", "name"), [(tiny.flux, "true_cfg_scale"), (tiny.sd3, "guidance_scale")]
 )
-def test_the_scale_changed_between_generations(build, name):
+def test_one_plan_serves_scales_up_to_twice_its_own(build, name):
     pipeline = build()
     _, plan = planned(pipeline)
     sequential = name == "true_cfg_scale"

@@ -12,7 +12,7 @@ from .observing import by_hand, compiled, error, in_full, own_plan, planned, sam
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("build", [tiny.flux, tiny.stable_diffusion])
-def test_half_precision(build, dtype):
+def test_half_precision_is_recorded_bit_for_bit_and_planned(build, dtype):
     """Recording is bit-equal; the plan's image is that of the hand-written loop up to rounding."""
     pipeline = build().to(dtype=dtype)
     made = compiled(pipeline, profile_generations=1)

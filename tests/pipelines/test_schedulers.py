@@ -24,7 +24,7 @@ DETERMINISTIC = {
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_deterministic(name):
+def test_a_deterministic_samplers_weights_and_scale_are_measured(name):
     pipeline = tiny.stable_diffusion(scheduler=DETERMINISTIC[name](**tiny.NOISE))
     _, plan = planned(pipeline, num_inference_steps=STEPS, guidance_scale=3.0)
     assert plan.solver == "measured"

@@ -19,7 +19,7 @@ def another(pipeline):
     return tiny.quiet(type(pipeline)(scheduler=scheduler, **parts))
 
 
-def test_two_pipelines_in_turn():
+def test_two_pipelines_in_turn_follow_one_plan():
     first = tiny.flux()
     _, plan = planned(first)
     second = another(first)

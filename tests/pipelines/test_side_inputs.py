@@ -187,7 +187,7 @@ def unconditional() -> tuple[Any, Generate]:
     ],
     ids=lambda build: build.__name__,
 )
-def test_recorded_once_then_planned(build):
+def test_side_inputs_are_recorded_once_then_planned(build):
     pipeline, generate = build()
     tiny.quiet(pipeline)
     plain = tiny.denoiser(pipeline)

@@ -57,7 +57,7 @@ def test_under_the_plan_of_whole_generations(cls):
     [diffusers.StableDiffusion3Img2ImgPipeline, diffusers.StableDiffusionInpaintPipeline],
     ids=lambda c: c.__name__,
 )
-def test_profiled_by_themselves(cls):
+def test_late_starts_are_profiled_by_themselves(cls):
     """A late start is a grid like any other: recorded twice, then planned."""
     if cls is diffusers.StableDiffusionInpaintPipeline:
         pipeline = tiny.stable_diffusion(cls, in_channels=9)  # latents, mask, masked latents

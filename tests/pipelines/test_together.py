@@ -28,7 +28,7 @@ from .observing import (
 pytestmark = pytest.mark.usefixtures("nothing_before")
 
 
-def test_vae_tiling_and_slicing():
+def test_vae_tiling_and_slicing_leave_the_plan_alone():
     pipeline = tiny.flux()
     _, plan = planned(pipeline)
     pipeline.vae.enable_tiling()
@@ -40,7 +40,7 @@ def test_vae_tiling_and_slicing():
     assert error(ours, tiny.generate(pipeline, 1, output_type="pt")) < 0.05
 
 
-def test_another_attention_backend(monkeypatch):
+def test_the_plan_goes_on_with_another_attention_backend(monkeypatch):
     """Set at any time: Dynamo traces the step again, and the plan goes on."""
     registry = attention_dispatch._AttentionBackendRegistry  # resetting a model leaves it changed
     monkeypatch.setattr(registry, "_active_backend", registry._active_backend)
@@ -55,14 +55,14 @@ def test_another_attention_backend(monkeypatch):
     follows(pipeline, plan, branches=2, seed=1)
 
 
-def test_fused_projections():
+def test_fused_projections_are_planned():
     pipeline = tiny.flux()
     pipeline.transformer.fuse_qkv_projections()
     _, plan = planned(pipeline)
     follows(pipeline, plan, branches=2, seed=1)
 
 
-def test_sizes_as_symbols():
+def test_each_size_of_a_dynamic_graph_has_its_plan():
     """`dynamic=True`: one graph for several sizes; each size has its own plan."""
     pipeline = tiny.flux()
     made = torch.compile(
@@ -146,7 +146,7 @@ def test_pickling_is_torchs_affair():
     same(again(**inputs).sample, pipeline.transformer._orig_mod(**inputs).sample)
 
 
-def test_saved_and_loaded_weights(tmp_path):
+def test_a_plan_fits_saved_and_loaded_weights(tmp_path):
     """save_pretrained on the compiled model, then a fresh one: the plan fits by its signature."""
     pipeline = tiny.flux()
     made, plan = planned(pipeline)
@@ -157,7 +157,7 @@ def test_saved_and_loaded_weights(tmp_path):
     follows(pipeline, plan, branches=2, seed=1)
 
 
-def test_moved_and_moved_back():
+def test_a_model_that_was_moved_follows_its_plan():
     pipeline = tiny.flux()
     _, plan = planned(pipeline)
     for device in ("cpu", torch.device("cpu", 0)):

@@ -141,7 +141,7 @@ def test_partial_on_flux_crosses_from_double_to_single_blocks():
 
 
 @pytest.mark.parametrize("region", ["deep", "blocks[1:8]"])
-def test_deepcache_on_a_unet(region):
+def test_deepcache_on_a_unet_equals_its_loop(region):
     # "deep" ends at the last up block in a model this small; the run leaves the outer pair fresh.
     model = unet()
     times = (1000 * grid(STEPS)).tolist()

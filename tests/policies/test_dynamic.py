@@ -59,7 +59,7 @@ def front_block_cache(model, *args, **kwargs):
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.15, 0.3])
-def test_first_block_cache(threshold):
+def test_first_block_cache_equals_its_loop(threshold):
     model = Dit()
     ours, ran, _ = run(model, "firstblockcache", threshold=threshold)
     theirs, computed = front_block_cache(model, 1, 0, threshold)
@@ -71,7 +71,7 @@ def test_first_block_cache(threshold):
 @pytest.mark.parametrize(
     ("front", "back", "order", "limit"), [(1, 1, 0, -1), (2, 1, 0, 1), (1, 0, 1, 2), (1, 1, 2, -1)]
 )
-def test_dbcache(front, back, order, limit):
+def test_dbcache_equals_its_loop(front, back, order, limit):
     model = Dit()
     ours, ran, _ = run(
         model, "dbcache", front=front, back=back, threshold=0.3, warmup=3,
@@ -92,7 +92,7 @@ def test_dbcache_stops_at_its_limit_of_cached_steps():
 
 
 @pytest.mark.parametrize("coefficients", [(1.0, 0.0), (2.0, 1.5, 0.01)])
-def test_teacache(coefficients):
+def test_teacache_equals_its_loop(coefficients):
     model, threshold = Dit(), 0.4
     ours, ran, _ = run(model, "teacache", threshold=threshold, coefficients=coefficients)
     results, computed = [], []
@@ -133,7 +133,7 @@ def test_teacache(coefficients):
     assert ran["mlp"] == 4 * computed[-1]
 
 
-def test_easycache():
+def test_easycache_equals_its_loop():
     model, threshold, warmup, end = Dit(), 0.5, 3, 1
     ours, ran, _ = run(model, "easycache", threshold=threshold, warmup=warmup, end=end)
     results, computed = [], []

@@ -25,7 +25,7 @@ UNET = Outline(0, (), True)
         ("taylorseer", {"level": 3}, "level must be of type str"),
     ],
 )
-def test_options(name, options, message):
+def test_bad_policy_options_are_named(name, options, message):
     with pytest.raises(PlanError, match=message):
         policies.make(name, options)
 
@@ -54,7 +54,7 @@ def test_options(name, options, message):
         ("l2p", {}, Outline(4), "needs measurements of 'denoiser'"),
     ],
 )
-def test_subjects(name, options, outline, message):
+def test_what_a_model_lacks_for_a_policy_is_named(name, options, outline, message):
     subject = policies.Subject("0" * 16, TIMES, outline)
     with pytest.raises(PlanError, match=message):
         policies.make(name, options).plan(subject)
@@ -70,7 +70,7 @@ def test_subjects(name, options, outline, message):
         ({"policy": "fast"}, "expected one of edf.*fora.*none"),
     ],
 )
-def test_compile_options(options, message):
+def test_compile_options_that_do_not_go_with_the_policy_are_named(options, message):
     with pytest.raises(OptionError, match=message):
         config.parse(options)
 

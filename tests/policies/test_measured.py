@@ -107,7 +107,7 @@ def test_the_profiles_numbers_are_those_of_eager_generations(model, profile, reg
 @pytest.mark.parametrize(
     ("threshold", "max_skips", "retention"), [(0.06, 3, 0.2), (0.2, 2, 0.1), (0.5, 5, 0.34)]
 )
-def test_magcache(model, profile, threshold, max_skips, retention):
+def test_magcache_equals_its_loop(model, profile, threshold, max_skips, retention):
     ours, ran, plan = under(
         model, profile, "magcache", threshold=threshold, max_skips=max_skips, retention=retention
     )
@@ -128,7 +128,7 @@ def test_magcache(model, profile, threshold, max_skips, retention):
 
 
 @pytest.mark.parametrize(("threshold", "max_gap"), [(0.18, 3), (0.1, 2), (0.5, 4)])
-def test_smoothcache(model, profile, threshold, max_gap):
+def test_smoothcache_equals_its_loop(model, profile, threshold, max_gap):
     ours, ran, _ = under(model, profile, "smoothcache", threshold=threshold, max_gap=max_gap)
     computed = {}
     for kind in KINDS:
@@ -152,7 +152,7 @@ def test_smoothcache(model, profile, threshold, max_gap):
 
 
 @pytest.mark.parametrize(("interval", "first", "history"), [(5, 3, 3), (3, 2, 2), (2, 1, 1)])
-def test_l2p(model, profile, interval, first, history):
+def test_l2p_equals_its_loop(model, profile, interval, first, history):
     ours, ran, _ = under(model, profile, "l2p", interval=interval, first=first, history=history)
     computed = [*range(first), *range(first - 1 + interval, STEPS, interval)]
     values, vectors = np.linalg.eigh(numbers(profile, "denoiser"))

@@ -20,7 +20,7 @@ def branches(model):
 
 
 @pytest.mark.parametrize("interval", [2, 3, 5])
-def test_fora(interval):
+def test_fora_equals_its_loop(interval):
     model = Dit()
     ours, ran, _ = run(model, "fora", interval=interval)
     theirs = loops.layers(model, [(m, lambda i: i % interval == 0) for m in branches(model)])
@@ -29,7 +29,7 @@ def test_fora(interval):
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
-def test_taylorseer_at_layer_level(order):
+def test_taylorseer_at_layer_level_equals_its_loop(order):
     model = Dit()
     ours, ran, _ = run(model, "taylorseer", order=order, interval=4, first=2)
     steps = {0, 1, 5, 9}
@@ -39,7 +39,7 @@ def test_taylorseer_at_layer_level(order):
 
 
 @pytest.mark.parametrize("order", [0, 2])
-def test_taylorseer_at_output_level(order):
+def test_taylorseer_at_output_level_equals_its_loop(order):
     model = Dit()
     ours, ran, _ = run(model, "taylorseer", order=order, interval=3, first=3, level="output")
     theirs = loops.layers(model, [(model, lambda i: i in {0, 1, 2, 5, 8, 11})], order)

@@ -31,7 +31,7 @@ def bodies(made, seed=0, **how):
     return ran["body"], out
 
 
-def test_calibrate_plan_apply_remove(tmp_path):
+def test_a_plan_is_calibrated_saved_applied_and_removed(tmp_path):
     model = Denoiser()
     made = compiled(model)
     profile = ditcache.calibrate(made, lambda i: generate(made, i), samples=3)
@@ -121,13 +121,13 @@ def test_the_sampler_and_the_guidance_scale_are_measured():
 
 
 @pytest.mark.parametrize("samples", [0, -1, 1.5, "8"])
-def test_no_samples(samples):
+def test_a_number_of_samples_below_one_is_refused(samples):
     made = compiled(Denoiser())
     with pytest.raises(ValueError, match="samples >= 1"):
         ditcache.calibrate(made, lambda i: generate(made, i), samples=samples)
 
 
-def test_generate_that_is_no_function():
+def test_generate_has_to_be_a_function():
     with pytest.raises(TypeError, match="a function of a sample's index, got int"):
         ditcache.calibrate(compiled(Denoiser()), 3)
 
@@ -156,7 +156,7 @@ def test_calibrating_a_model_that_is_not_compiled():
         ditcache.calibrate(model, lambda i: generate(model, i), samples=1)
 
 
-def test_generations_of_different_length():
+def test_generations_of_different_length_make_no_profile():
     made = compiled(Denoiser())
     with pytest.raises(ProfileError, match="generation 1 differs"):
         ditcache.calibrate(made, lambda i: generate(made, i, timesteps=grid(8 + i)), samples=2)
@@ -177,7 +177,7 @@ def test_an_exception_in_generate_leaves_the_model_usable():
     assert bodies(made)[0] == plan.computed_steps
 
 
-def test_outputs_that_are_not_finite():
+def test_outputs_that_are_not_finite_make_no_profile():
     model = Denoiser()
     made = compiled(model)
     model.out.bias.fill_(torch.nan)
@@ -198,7 +198,7 @@ def test_a_plan_for_another_model_is_refused(caplog):
     assert caplog.text.count("a plan for another model") == 1
 
 
-def test_apply_before_the_first_call():
+def test_a_plan_may_be_applied_before_the_first_call():
     model, plan = Denoiser(), planned(Denoiser())[1]
     made = compiled(model)
     ditcache.apply(made, plan)

@@ -92,7 +92,7 @@ def test_batch_or_dtype_changed_in_mid_generation():
     assert tick(clock, 0.8, latents(0, shape=(2, 64, 8)).half()).cause == "changed shape"
 
 
-def test_other_latents_at_one_timestep():
+def test_other_latents_at_one_timestep_begin_a_generation():
     clock = Clock()
     tick(clock, 1.0, latents(0))
     assert tick(clock, 1.0, latents(1)).starts

@@ -30,7 +30,7 @@ def test_the_backend_is_listed():
 
 @pytest.mark.parametrize("inner", ["eager", "inductor", "aot_eager"])
 @pytest.mark.parametrize("grad", [False, True])
-def test_backend_works(inner, grad):
+def test_results_are_the_models_with_and_without_gradients(inner, grad):
     model, x = Seq().eval(), torch.randn(2, 10)
     with torch.set_grad_enabled(grad):
         expected = model(x)
@@ -132,7 +132,7 @@ def test_one_full_graph_and_no_recompilation(name, inner):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_dataclass_outputs(name):
+def test_dataclass_outputs_keep_their_type(name):
     build, inputs, times = ZOO[name]
     model = build()
     made = torch.compile(model, backend="ditcache", fullgraph=True, options={"inner": "eager"})
@@ -142,7 +142,7 @@ def test_dataclass_outputs(name):
 
 
 @pytest.mark.parametrize("specialize_float", [True, False])
-def test_other_sizes_with_dynamic_shapes(specialize_float):
+def test_dynamic_shapes_need_one_graph_for_all_sizes(specialize_float):
     """By default dynamic=True makes dropout_p=0.0 a symbolic number: it still draws nothing."""
     model = flux()
     made = torch.compile(
@@ -219,7 +219,7 @@ def run(pipeline, seed=0, steps=8, side=16, scale=2.0):
     ).images
 
 
-def test_an_unmodified_pipeline_with_guidance(pipeline):
+def test_an_unmodified_pipeline_with_guidance_is_recorded_and_planned(pipeline):
     original = pipeline.transformer
     expected = [run(pipeline, seed=s) for s in range(4)]
     pipeline.transformer = torch.compile(original, backend="ditcache", options={"inner": "eager"})

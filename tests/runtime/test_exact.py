@@ -143,7 +143,7 @@ def test_hoisted_views_of_an_input_do_not_change_with_it():
     same(step(made, 0.5, text=original), step(model, 0.5, text=original))
 
 
-def test_expanded_and_strided_inputs():
+def test_expanded_and_strided_inputs_change_no_bit():
     model = Denoiser()
     made = compiled(model, policy="exact", remember=False)
     text = prompt(length=10)
@@ -209,7 +209,7 @@ class Casting(nn.Module):
         return first(self.base(x.float() + pooled.float().mean(1, keepdim=True), timestep, text))
 
 
-def test_autocast_inside_the_model():
+def test_autocast_inside_the_model_changes_no_bit():
     model = Casting().eval()
     made = compiled(model, policy="exact")
     for t in (0.9, 0.5, 0.5):

@@ -59,13 +59,13 @@ def test_positional_short_names_and_class_labels():
     assert summary.fallbacks == {}
 
 
-def test_integer_timesteps():
+def test_integer_timesteps_are_learned():
     model = ClassModel()
     label = torch.tensor([3])
     learns_and_plans(model, lambda m, x, t: m(x, (1000 * t).long().expand(1), label))
 
 
-def test_keywords_in_another_order():
+def test_keywords_may_come_in_another_order():
     model = ClassModel()
     y = torch.tensor([1])
     learns_and_plans(model, lambda m, x, t: m(y=y, t=t[None], x=x))
@@ -85,7 +85,7 @@ def test_names_that_tell_nothing_and_a_dict_for_an_output():
     learns_and_plans(Odd(), lambda m, x, t: m(x, t[None], words)["velocity"])
 
 
-def test_roles_given_by_the_user():
+def test_the_user_may_give_the_roles():
     words = prompt()
     summary = learns_and_plans(
         Odd(),
@@ -118,7 +118,7 @@ class Two(nn.Module):
         return Result(sample=out, variance=(out * 0.1).exp())
 
 
-def test_several_outputs_in_a_dataclass():
+def test_several_outputs_in_a_dataclass_are_forecast_together():
     model = Two()
     text = prompt()
     learns_and_plans(model, lambda m, x, t: m(x, t[None], text).sample)
@@ -145,7 +145,7 @@ def test_several_outputs_in_a_dataclass():
 
 
 @pytest.mark.parametrize("kind", ["0-d", "python float", "batch of one", "bf16"])
-def test_shapes_of_the_timestep(kind):
+def test_the_timestep_may_have_any_shape_and_type(kind):
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -255,7 +255,7 @@ def test_gradients_pass_through_uncached(caplog):
 
 
 @pytest.mark.parametrize("dynamic", [True, False, None])
-def test_symbolic_sizes(dynamic):
+def test_each_size_is_recorded_and_planned_also_as_a_symbol(dynamic):
     model = Denoiser()
     made = torch.compile(model, backend="ditcache", dynamic=dynamic, options={"inner": "eager"})
     for tokens in (6, 9):

@@ -97,7 +97,7 @@ class Numeric(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, lambda t: np.array(float(t))])
-def test_timesteps_of_numpy(kind):
+def test_numpy_timesteps_are_planned(kind):
     model, text = Numeric(), prompt()
     made = compiled(model)
     for seed, expected in ((0, 12), (1, 12), (2, 6)):

@@ -69,7 +69,7 @@ def test_an_odd_generation_among_many_is_only_counted(caplog):
     assert "as fast as in calibration" not in caplog.text
 
 
-def test_off_is_off():
+def test_a_guard_that_is_off_checks_nothing():
     _, made, _ = guarded("off")
     odd(made, 0)
     assert ditcache.summary(made).guard == "off"

@@ -221,7 +221,7 @@ def test_without_nodes_the_host_decides_and_it_is_said_once(monkeypatch, caplog)
 
 
 @pytest.mark.parametrize(("version", "there"), [("13.0.1", True), ("12.9.2", False), (None, False)])
-def test_which_bindings_will_do(monkeypatch, version, there):
+def test_older_bindings_or_none_are_said_to_be_missing(monkeypatch, version, there):
     def found(_):
         if version is None:
             raise if_node.importlib.metadata.PackageNotFoundError

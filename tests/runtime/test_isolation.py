@@ -116,7 +116,7 @@ def test_e5_branches_equal_two_models():
         assert ran["body"] == 2 * plan.computed_steps
 
 
-def test_batched_guidance():
+def test_batched_guidance_is_recorded_and_planned():
     model, both = Denoiser(), torch.cat([prompt(0), prompt(99)])
     made = compiled(model)
 

@@ -117,7 +117,7 @@ def test_without_an_announced_grid_the_second_step_is_read_too(monkeypatch):
     assert found == [True] * 3 + [False] * 21
 
 
-def test_under_inference_mode(monkeypatch):
+def test_late_reads_change_nothing_under_inference_mode(monkeypatch):
     made = running()
     reads = pretend(monkeypatch, made)
     with torch.inference_mode():

@@ -86,6 +86,12 @@ def test_a_memo_forgets_with_its_inputs_and_stays_in_budget():
     assert (made.nbytes, len(made._entries)) == (0, 0)
 
 
+def test_results_as_large_as_the_budget_are_kept_and_larger_ones_are_not():
+    for budget, kept in ((40, True), (39, False)):
+        made, _ = memo(budget)  # its results are ten fp32 numbers
+        assert [made.get([1])[1], made.get([1])[1]] == [False, kept]
+
+
 def test_a_memo_does_not_key_what_it_cannot():
     made, runs = memo()
     with torch.inference_mode():

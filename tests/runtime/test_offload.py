@@ -104,7 +104,7 @@ def test_a_larger_ring_gets_more_room_and_a_dead_one_is_forgotten(stage):
     assert torch.equal(large.fetch(), expected)
 
 
-def test_the_budget_decides(monkeypatch):
+def test_slots_beyond_the_budget_go_to_the_host(monkeypatch):
     monkeypatch.setattr(offload, "DEVICES", frozenset({"cpu"}))
     held, value = [0], torch.randn(10)
     chooser = Offload(100, lambda: held[0], LateLane)
@@ -118,7 +118,7 @@ def test_the_budget_decides(monkeypatch):
 
 @pytest.mark.parametrize("kind", [None, "int8"])
 @pytest.mark.parametrize("region", ["denoiser", "blocks[:]"])
-def test_images_are_the_same(monkeypatch, kind, region: str):
+def test_offloaded_slots_change_no_bit(monkeypatch, kind, region: str):
     monkeypatch.setattr(offload, "DEVICES", frozenset({"cpu"}))
     monkeypatch.setattr(offload.Offload.__init__, "__defaults__", (LateLane,))
     images, held = {}, {}

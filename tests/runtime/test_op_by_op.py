@@ -38,7 +38,7 @@ def test_a_flop_counter_sees_what_ran(inner: str):
     assert ditcache.summary(made).forecast - now.forecast == STEPS - plan.computed_steps
 
 
-def test_the_latents_are_the_same():
+def test_a_flop_counter_changes_no_bit():
     made, _ = planned(Denoiser())
     before = generate(made, seed=4)
     with FlopCounterMode(display=False):

@@ -59,7 +59,7 @@ def test_bad_options_are_named(options, message):
         config.parse(options)
 
 
-def test_good_options():
+def test_options_that_are_given_are_in_the_config():
     assert config.parse(None).budget == {"speedup": 2.0}
     assert config.parse({"computed_steps": 5}).budget == {"computed_steps": 5}
     assert config.parse({"max_error": 0.01, "guard_filter_fn": print}).budget == {"max_error": 0.01}
@@ -81,7 +81,7 @@ def test_every_option_is_documented():
         assert field.name in pages or field.name == "policy_options"
 
 
-def test_a_plan_by_path(tmp_path):
+def test_a_plan_may_be_given_by_its_path(tmp_path):
     a_plan().save(tmp_path / "p.json")
     assert config.parse({"plan": tmp_path / "p.json"}).plan == a_plan()
     assert config.parse({"plan": str(tmp_path / "p.json")}).plan == a_plan()
@@ -95,7 +95,7 @@ def test_bad_grids_are_named(grid):
         pass
 
 
-def test_a_branch_has_a_name():
+def test_a_branch_has_to_have_a_name():
     with pytest.raises(TypeError, match="a name such as 'cond', got 0"), ditcache.branch(0):
         pass
 

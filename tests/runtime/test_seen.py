@@ -47,5 +47,5 @@ def test_latents_of_other_noise_are_unrelated():
         (torch.tensor([1j]), None),
     ],
 )
-def test_read_timestep(value, read):
+def test_a_timestep_is_read_as_one_number_or_not_at_all(value, read):
     assert read_timestep(value) == read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ditcache
 import pytest
 import torch
+from ditcache.runtime.session import session_of
 
 from .helpers import Denoiser, compiled, counting, first, generate, grid, prompt, same
 
@@ -51,7 +52,7 @@ def test_two_generations_are_recorded_then_every_further_one_runs_the_plan(tmp_p
     ("options", "computed"),
     [({"speedup": 3.0}, 4), ({"computed_steps": 5}, 5), ({"policy": "reuse"}, 6)],
 )
-def test_budgets_and_policies(options, computed):
+def test_the_options_budget_and_policy_decide_how_much_computes(options, computed):
     made = compiled(Denoiser(), **options)
     for seed in range(2):
         generate(made, seed)
@@ -61,8 +62,12 @@ def test_budgets_and_policies(options, computed):
 def test_max_error_is_a_bound_on_the_prediction():
     made = compiled(Denoiser(), max_error=0.01, profile_generations=1)
     generate(made)
-    loose = bodies(made, 1)[0]
-    assert 2 <= loose < 12
+    computed, _ = bodies(made, 1)
+    (plan,) = session_of(made).plans
+    assert computed == plan.computed_steps < 12
+    assert plan.expected_error <= 0.01
+    errors = {row.computed_steps: row.expected_error for row in plan.frontier()}
+    assert errors[plan.computed_steps - 1] > 0.01, "fewer steps would not have kept it"
 
 
 def test_the_next_process_starts_planned(tmp_path):
@@ -223,7 +228,7 @@ def guided(model, seed, names, steps=12, scale=2.0, lengths=(5, 5)):
 
 @pytest.mark.parametrize("lengths", [(5, 5), (7, 4)])
 @pytest.mark.parametrize("names", [True, False])
-def test_sequential_guidance(names, lengths):
+def test_sequential_guidance_is_recorded_and_planned(names, lengths):
     model = Denoiser()
     made = compiled(model)
     for seed, expected in ((0, 24), (1, 24), (2, 12), (3, 12)):
@@ -270,7 +275,6 @@ def test_a_generation_cut_short_is_not_remembered(tmp_path):
 
 def test_the_plan_is_refined_from_a_few_more_generations_and_then_stands_still(monkeypatch):
     from ditcache.runtime import self_profiling
-    from ditcache.runtime.session import session_of
 
     monkeypatch.setattr(self_profiling, "REFINE_AT", (2, 4))
     made = compiled(Denoiser())

@@ -32,7 +32,7 @@ def test_every_skipped_step_takes_it_and_gives_the_same():
 
 
 @pytest.mark.parametrize("fullgraph", [False, True])
-def test_under_fullgraph_too(fullgraph: bool):
+def test_shortcuts_are_taken_with_and_without_fullgraph(fullgraph: bool):
     model = torch.compile(
         Denoiser(), backend="ditcache", fullgraph=fullgraph, options={"inner": "eager"}
     )
@@ -73,7 +73,7 @@ def test_side_effects_are_kept():
     assert shortcuts(made) == 0
 
 
-def test_two_threads_at_once():
+def test_two_threads_at_once_get_their_own_images():
     _, made, _ = running()
     expected = {s: generate(made, seed=s) for s in (1, 2)}
     got: dict[int, Tensor] = {}

@@ -55,7 +55,7 @@ def test_another_format_makes_the_ring_anew_and_keeps_what_it_held():
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_generation_with_packed_slots(name):
+def test_packed_slots_cost_little_accuracy_and_as_many_bytes_as_promised(name):
     """As many steps computed, the result close to that of plain slots, the bytes as promised."""
     model = Denoiser()
     plain, plan = planned(model)

@@ -75,7 +75,7 @@ def test_batch_size_changed_in_mid_generation():
             same(ours, theirs)
 
 
-def test_dtype_changed_in_mid_generation():
+def test_a_dtype_changed_in_mid_generation_is_computed():
     model = Denoiser()
 
     class Any(torch.nn.Module):
@@ -128,7 +128,7 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("at", [0, 1, 2, 5])
 @pytest.mark.parametrize("retry", [True, False])
-def test_an_exception_in_mid_generation(at, retry):
+def test_an_exception_in_mid_generation_leaves_no_trace(at, retry):
     model = Denoiser()
     made, plan = planned(model)
     expected = generate(made, 1)
@@ -258,7 +258,7 @@ def test_many_generations_keep_memory_bounded():
     assert ditcache.summary(made).slot_bytes == 2 * 6 * 16 * 4
 
 
-def test_compiled_twice_with_other_options():
+def test_options_given_last_hold_for_the_plan():
     model = Denoiser()
     one = compiled(model, policy="none")
     generate(one)
