@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+# A timestep may be an entry of a sampler's table: where that lies is no reason to compile again.
+@triton.jit(do_not_specialize_on_alignment=["timestep"])
 def clock_kernel(  # noqa: PLR0917
     timestep,
     grid,

@@ -85,6 +85,7 @@ class LateReads:
         self, transfer: Callable[[Tensor], Transfer] = CudaTransfer, lag: int = LAG
     ) -> None:
         self.transfer = transfer
+        self.waits = 0  # times that the host had to
         self._lag = lag
         self._pending: deque[_Pending] = deque()
         self._call = 0
@@ -109,7 +110,7 @@ class LateReads:
             while self._pending:
                 first = self._pending[0]
                 if self._call - first.call > self._lag:
-                    first.transfer.wait()
+                    self._wait(first.transfer)
                 elif not first.transfer.ready():
                     return
                 self._take()
@@ -118,8 +119,13 @@ class LateReads:
         """Wait for everything that was begun, and take it in."""
         with self._lock:
             while self._pending:
-                self._pending[0].transfer.wait()
+                self._wait(self._pending[0].transfer)
                 self._take()
+
+    def _wait(self, transfer: Transfer) -> None:
+        if not transfer.ready():
+            self.waits += 1
+            transfer.wait()
 
     def _take(self) -> None:
         done = self._pending.popleft()

@@ -88,6 +88,7 @@ class Summary:
     - `extra_bytes` that ditcache holds besides the model now; `device_peak_bytes`: the most that
       the process had allocated on a CUDA device since torch began to count, of several the largest,
       the model included (0 without a device).
+    - `late_waits`: how often the host waited for a device, where it reads that late.
     - `lower_seconds` spent compiling variants, `plan_seconds` making plans.
     """
 
@@ -119,6 +120,7 @@ class Summary:
     offloaded_bytes: int = 0
     device_peak_bytes: int = 0
     slot_format: str | None = None
+    late_waits: int = 0
 
     @property
     def reduction(self) -> float:

@@ -10,6 +10,7 @@ from .stats import Summary
 
 def summary_of(session: Session) -> Summary:
     """A snapshot of plans and counters; waits for what is still to be read of a device."""
+    waits = session.late.waits
     session.late.settle()
     stats = session.stats
     plan = session.plans[-1] if session.plans else None
@@ -47,6 +48,7 @@ def summary_of(session: Session) -> Summary:
         plan_seconds=stats.plan_seconds,
         guard=stats.guard_text(session.guard.action),
         shortcuts=stats.shortcuts,
+        late_waits=waits,
         captures=stats.captures,
         replays=stats.replays,
         graph_bytes=session.graph_bytes,

@@ -159,6 +159,7 @@ class Ditcache(Way):
             "forecast": found.forecast,
             "slot_bytes": found.slot_bytes,
             "hoisted_bytes": found.hoisted_bytes,
+            "late_waits": found.late_waits,
             "captures": found.captures,
             "replays": found.replays,
             "graph_bytes": found.graph_bytes,

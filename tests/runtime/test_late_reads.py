@@ -41,10 +41,10 @@ def test_looking_does_not_wait_within_the_lag(slow, monkeypatch):
     for _ in range(3):
         late.count()
         late.look()
-    assert (SlowCopy.waited, seen) == (0, [])
+    assert (SlowCopy.waited, late.waits, seen) == (0, 0, [])
     late.count()
     late.look()
-    assert (SlowCopy.waited, len(seen)) == (1, 1)
+    assert (SlowCopy.waited, late.waits, len(seen)) == (1, 1, 1)
 
 
 def sample(
@@ -97,6 +97,7 @@ def test_a_generation_reads_nothing_after_its_first_step(monkeypatch, cfg: bool,
     assert found[calls:] == [[]] * (len(found) - calls)
     assert torch.equal(late, wanted)
     summary = ditcache.summary(made)
+    assert (summary.late_waits > 0) == (delay > 0)
     assert summary.forecast - before == 7 * calls
     assert not summary.fallbacks
 
