@@ -12,9 +12,7 @@ from torch import Tensor, fx
 
 from ..passes.ops import cache_cond, cache_prologue
 from . import if_node
-from .capture import InputUse, warming
-from .captured import Captured
-from .cuda_graphs import Graphs
+from .capture import warming
 from .memo import storages
 
 Run = Callable[..., Any]
@@ -97,18 +95,6 @@ def branch(flag: Tensor, made: Callable[[], Any], take: Callable[[Any], None]) -
             made()
         finally:
             rehearsal.reset(token)
-
-
-def whole(
-    run: Callable[..., Any], uses: Sequence[InputUse], name: str, graphs: Graphs | None
-) -> Callable[..., Any]:
-    """`run`, to be captured as a whole where there are captures and conditional nodes."""
-    if graphs is None:
-        return run
-    if (why := if_node.missing()) is not None:
-        graphs.stats.say("if node", why)
-        return run
-    return Captured(run, uses, name, graphs)
 
 
 def unshared(value: Any, kept: set[int]) -> Any:

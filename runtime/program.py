@@ -13,7 +13,7 @@ from ..kernels.formats import FORMATS
 from ..passes.cost import total_macs
 from ..passes.ir import InputKind, Prologue, StepGraph, kind_of, placeholders
 from ..passes.modules import arms_of, devices_of
-from .branches import unshared, whole
+from .branches import unshared
 from .captured import Captured
 from .cuda_graphs import Graphs
 from .dynamo import compile_lock
@@ -114,13 +114,12 @@ class Program:
         run = self._timed(variant.module, inner)
         uses = tuple(use_of(n) for n in placeholders(variant.module.graph))
         graphs = None if watched() else self._graphs
-        if stage == "decided":
-            run = whole(run, uses, "a step decided on the device", graphs)
-        elif graphs is not None and variant.macs:  # a forecast alone is one kernel already
+        # A forecast alone is one kernel already.
+        if graphs is not None and (variant.macs or stage == "decided"):
             run = Captured(run, uses, f"variant {_text(stage, modes)}", graphs)
-        if isinstance(run, Captured) and len(devices := devices_of(variant.module)) > 1:
-            # What is queued on the other one would run once, at the capture, and never again.
-            run.give_up("work on two devices", " and ".join(sorted(devices)))
+            if len(devices := devices_of(variant.module)) > 1:
+                # What is queued on the other one would run once, at the capture, and never again.
+                run.give_up("work on two devices", " and ".join(sorted(devices)))
         return Executable(variant, run, refs, uses, order)
 
     def run(

@@ -71,16 +71,17 @@ class Programs:
         self, plan: Plan | None, config: Config, record: tuple[str, ...], stats: Stats
     ) -> Program:
         """The step graph rewritten under a plan, not lowered yet."""
+        unable = None if self._graphs is None else if_node.missing()
+        if unable is not None and config.device_decisions and plan is not None and plan.rule:
+            stats.say("if node", unable)
         ctx = PassContext(
             roles=config.inputs,
             plan=plan,
             record=record if plan is None else (),
             slot_budget=config.slot_budget,
             slot_format=config.slot_format,
-            on_device=config.device_decisions,
-            guarded=self._graphs is not None
-            and config.guard == "compute"
-            and if_node.missing() is None,
+            on_device=config.device_decisions and unable is None,
+            guarded=self._graphs is not None and config.guard == "compute" and unable is None,
         )
         done, _ = pipeline.run(self._graph, pipeline.REWRITE, ctx, check="fast")
         budget = 0 if config.policy == "none" else config.hoist_budget

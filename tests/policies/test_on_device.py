@@ -156,6 +156,18 @@ def test_a_step_is_captured_as_one(monkeypatch):
     assert not summary.uncaptured
 
 
+def test_without_conditional_nodes_the_host_decides_between_captures(monkeypatch, caplog):
+    wanted, _ = results(prepared("firstblockcache", {"threshold": 0.15}))
+    monkeypatch.setattr(captured, "DEVICES", frozenset({"cpu"}))
+    monkeypatch.setattr(if_node, "missing", lambda: if_node.MISSING.format("2.11", "none"))
+    monkeypatch.setattr(session, "graphs_for", lambda c, stats: Graphs(FakeApi(), stats))
+    made = prepared("firstblockcache", {"threshold": 0.15}, device_decisions=True, cuda_graphs=True)
+    assert all(torch.equal(denoise(made, seed), wanted[seed]) for seed in range(2))
+    assert caplog.text.count("each decision is made on the host") == 1
+    assert ditcache.summary(made).replays > STEPS, "of head and tails"
+    assert not ditcache.summary(made).uncaptured
+
+
 def test_a_bad_forecast_is_computed_in_full():
     made = prepared("firstblockcache", {"threshold": 9.0}, device_decisions=True)
     denoise(made, 0)

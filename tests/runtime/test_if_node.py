@@ -10,12 +10,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 from ditcache.runtime import if_node
-from ditcache.runtime.branches import branch, rehearsal, whole
+from ditcache.runtime.branches import branch, rehearsal
 from ditcache.runtime.capture import rehearsing
-from ditcache.runtime.cuda_graphs import Graphs
-from ditcache.runtime.stats import Stats
-
-from .fake_graphs import FakeApi
 
 Result = IntEnum("Result", {"OK": 0, "INVALID": 1})
 
@@ -207,17 +203,6 @@ def test_outside_of_a_capture_the_host_branches(cuda, monkeypatch, flag, before_
     assert made == [False] * flag + [True] * (before_a_capture and not flag)
     assert len(taken) == flag
     assert not rehearsal.get()
-
-
-def test_without_nodes_the_host_decides_and_it_is_said_once(monkeypatch, caplog):
-    monkeypatch.setattr(if_node, "missing", lambda: if_node.MISSING.format("2.11", "none"))
-    stats = Stats()
-    graphs = Graphs(FakeApi(), stats)
-    for _ in range(2):
-        run = object()
-        assert whole(run, (), "a step", graphs) is run
-    assert caplog.text.count("each decision is made on the host") == 1
-    assert whole(run, (), "a step", None) is run
 
 
 @pytest.mark.parametrize(("version", "there"), [("13.0.1", True), ("12.9.2", False), (None, False)])
