@@ -49,6 +49,8 @@ def run(settings: Settings, out: Path, work: Path, console: Console) -> int:
     for row in rows:
         if row["status"] != "ok" or row["reason"]:
             console.print(f"{row['name']}: {row['status']}: {row['reason']}")
+    if document["gpu_sensor"]:
+        console.print(f"no temperature or power of a GPU: {document['gpu_sensor']}")
     for one in document["skipped"]:
         console.print(f"{one['name']}: left out: {one['reason']}")
     for one in document["recommendations"]:

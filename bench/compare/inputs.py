@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..bad_input import BadInput
@@ -110,6 +111,8 @@ def open_picture(path: Path) -> Image.Image:
                 white = Image.new("RGBA", image.size, "white")
                 white.alpha_composite(image)
                 image = white
+            if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+                image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
             return image.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise InputError(f"{path.name}: not a readable picture ({error})") from error

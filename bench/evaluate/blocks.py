@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import metrics
+from ..bad_input import BadInput
 from ..compare.inputs import Sample
 from ..compare.judge import DISTANCE, distances
 from ..compare.subjects import Subject
@@ -30,6 +31,13 @@ from .videos import Videos
 
 SHOWN = 16  # samples whose pictures are kept for the page
 Tick = Callable[[int], None]
+
+
+WORK = ("calls", "forecast", "macs", "macs_uncached")
+
+
+class UnusablePlan(BadInput):
+    """A plan that would leave everything as it is; says why."""
 
 
 class Blocks:
@@ -117,8 +125,11 @@ class Producer:
         reference: Tensor | None = None
         for variant in (UNCACHED, *self.plans):
             started = time.perf_counter()
-            frames = self._generate(variant, padded)[: len(chosen)]
+            frames, work = self._generate(variant, padded)
+            frames = frames[: len(chosen)]
             seconds = (time.perf_counter() - started) / len(padded)
+            if work is not None:
+                found[f"{variant}/work"] = work
             if self.videos is not None:
                 self.videos.write(variant, indices, frames)
             found[f"{variant}/seconds"] = torch.full((len(chosen),), seconds, dtype=torch.float64)
@@ -132,11 +143,25 @@ class Producer:
                 found[f"{variant}/pictures"] = frames.mul(255).round().byte()
         return found
 
-    def _generate(self, variant: str, samples: list[Sample]) -> Tensor:
-        setattr(self.subject.pipeline, self.name, self.plain if variant == UNCACHED else self.model)
-        if variant != UNCACHED:
-            ditcache.apply(self.model, self.plans[variant])
-        return generate(self.subject, samples)
+    def _generate(self, variant: str, samples: list[Sample]) -> tuple[Tensor, Tensor | None]:
+        """Frames, and of a plan what ran: its calls, those forecast, MACs, MACs uncached."""
+        if variant == UNCACHED:
+            setattr(self.subject.pipeline, self.name, self.plain)
+            return generate(self.subject, samples), None
+        setattr(self.subject.pipeline, self.name, self.model)
+        ditcache.apply(self.model, self.plans[variant])
+        before = ditcache.summary(self.model)
+        frames = generate(self.subject, samples)
+        after = ditcache.summary(self.model)
+        work = [getattr(after, name) - getattr(before, name) for name in WORK]
+        plan = self.plans[variant]
+        if not work[1] and any(len(r.computed) < len(plan.timesteps) for r in plan.regions):
+            why = "; ".join(after.fallbacks) or "; ".join(after.uncached) or "no reason known"
+            raise UnusablePlan(
+                f"{variant}: this plan of {len(plan.timesteps)} steps forecasts none of the "
+                f"{self.subject.steps} steps of this run ({why})"
+            )
+        return frames, torch.tensor(work, dtype=torch.int64)
 
     def _score(self, frames: Tensor, captions: list[str]) -> dict[str, Tensor]:
         """Frames [N, F, 3, H, W]; a video's features and scores are means over its frames."""

@@ -25,7 +25,7 @@ from .blocks import Blocks, Producer, compiled, generate
 from .checks import REAL, UnusableReference, check, enough_steps
 from .moments import Moments
 from .prompts import load_prompts
-from .results import reference_moments, results, seconds
+from .results import reference_moments, results, seconds, work
 from .scorers import Panel, distance_name, panel
 from .settings import UNCACHED, Ranks, Settings, write_atomically
 from .vbench_total import TOTAL
@@ -196,6 +196,7 @@ def _document(
                 "forecaster": plan.regions[0].forecaster,
                 "schedule": plan.regions[0].schedule,
                 "expected_error": plan.expected_error,
+                **work(blocks, name),
             }
             for name, plan in plans.items()
         },

@@ -23,7 +23,7 @@ def evaluate(source: Source) -> str:
         seconds = document["seconds_a_sample"][name]
         body += f"<tr><th>{escape(name)}</th>{cells}<td>{seconds:.2f}</td></tr>"
     strips = [
-        f"<p>{escape(name)}</p>{strip(plan['computed'], plan['steps'])}"
+        f"<p>{escape(name)}{_fewer(plan)}</p>{strip(plan['computed'], plan['steps'])}"
         for name, plan in document["plans"].items()
     ]
     missing = "".join(
@@ -44,6 +44,10 @@ def evaluate(source: Source) -> str:
         f"<h3>Which steps a plan computes</h3>{''.join(strips) or '<p>No plan.</p>'}"
         f"<h3>Not measured</h3><ul>{missing or '<li>nothing was left out</li>'}</ul></section>"
     )
+
+
+def _fewer(plan: dict[str, Any]) -> str:
+    return f": {plan['macs_reduction']:.2f}x fewer MACs" if "macs_reduction" in plan else ""
 
 
 def bench(source: Source) -> str:

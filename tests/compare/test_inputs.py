@@ -22,6 +22,14 @@ def test_pictures_of_any_mode_become_rgb(tmp_path, mode):
     assert sample.arguments["image"].size == (16, 24)
 
 
+def test_sixteen_bits_of_grey_keep_their_range(tmp_path):
+    ramp = torch.linspace(0, 65535, 32 * 32).view(32, 32)
+    Image.fromarray(ramp.numpy().astype("uint16")).save(tmp_path / "a.png")
+    (sample,), _ = from_folder(tmp_path, "image-to-video", 1, 0)
+    greys = [sample.image.getpixel(at)[0] for at in ((0, 0), (0, 16), (31, 31))]
+    assert greys == pytest.approx([0, 127, 255], abs=2)
+
+
 def test_what_cannot_be_read_is_left_out_and_said(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "b.png")
     Image.new("RGB", (4, 4)).save(tmp_path / "c.png")
