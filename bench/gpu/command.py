@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from .criteria import criteria, outcomes, shown
 from .table import markdown, rows
 from .worker import CASES, Exit, run
 
-MINUTES = 9.5
+MINUTES = 9.0
 QUICK = ("dit-xl-2", "flux-dev", "wan2.1-1.3b")
 TESTED = ("tests/kernels", "tests/runtime", "tests/policies")
 """Where the tests marked `gpu` are: other folders need packages that measuring does not."""
@@ -73,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     for name in given.models or (QUICK if given.quick else CASES):
         parts.append(Part(name, [*command, "--worker", name, "--until", str(until)]))
-    left = run_parts(parts, ledger, until)
-    document: dict[str, Any] = {"not_reached": left} | report(ledger, given.out)
-    write_json(given.out / "gpu.json", {"environment": environment("bench.gpu")} | document)
+    about = {"environment": environment("bench.gpu")}
+    left = run_parts(parts, ledger, until, lambda: _report(ledger, given.out, about))
+    document = _report(ledger, given.out, about | {"not_reached": left})
     print(markdown(ledger.records.values()))
     print(shown(document["criteria"]))
     if left:
@@ -83,26 +86,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def report(ledger: Ledger, out: Path) -> dict[str, Any]:
-    """All that was measured so far, and what it has to show."""
+def _report(ledger: Ledger, out: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """All that was measured so far, and what it has to show; written to `gpu.json`."""
     found = rows(ledger.records.values())
     kernels, tests = out / "kernels.json", out / "tests.xml"
     measured: dict[str, Any] = json.loads(kernels.read_text()) if kernels.exists() else {}
-    return {
+    document = about | {
         "criteria": criteria(found, measured),
         "parts": [r for r in ledger.records.values() if "way" not in r],
         "tests": outcomes(tests.read_text()) if tests.exists() else [],
         "kernels": measured,
         "rows": found,
     }
+    write_json(out / "gpu.json", document)
+    return document
 
 
-def run_parts(parts: Sequence[Part], ledger: Ledger, until: float) -> list[str]:
+def run_parts(
+    parts: Sequence[Part], ledger: Ledger, until: float, done: Callable[[], Any] = lambda: None
+) -> list[str]:
     """Run each part that the ledger has no exit status of; gives those that there was no time for.
 
     A part that fails is written down with the end of what it said, and the next one runs; all that
     it said is in `log.txt`. A worker whose device broke down is started again for what it has left.
-    What workers write into the ledger's file is read when all are done.
+    `done` is called after each part, when what it wrote into the ledger's file is read.
     """
     left: list[str] = []
     for part in parts:
@@ -122,21 +129,32 @@ def run_parts(parts: Sequence[Part], ledger: Ledger, until: float) -> list[str]:
             ledger.put(f"part {part.name}", record)
             with (ledger.path.parent / "log.txt").open("a") as log:
                 log.write(f"== {part.name}, status {int(status)}, {seconds} s\n{said}\n")
-    ledger.records |= Ledger(ledger.path, ledger.key).records
+            ledger.records |= Ledger(ledger.path, ledger.key).records
+            done()
     return left
 
 
 def _run(command: list[str], seconds: float) -> tuple[int, str]:
-    """Run a command; gives its exit status and all that it said."""
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=seconds, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as late:
-        said = late.stdout.decode(errors="replace") if late.stdout else ""
-        return Exit.OUT_OF_TIME, f"{said}\nout of time after {seconds:.0f} s"
-    return done.returncode, done.stdout
+    """Run a command; gives its exit status and all that it said.
+
+    Out of time all that it started ends with it, compilers too; what it says goes into a file,
+    which nothing that lives on can keep open.
+    """
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        status, late = int(Exit.OUT_OF_TIME), f"\nout of time after {seconds:.0f} s"
+        try:
+            status, late = process.wait(seconds), ""
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        said.seek(0)
+        return status, said.read() + late
 
 
 def _tests(out: Path) -> list[str]:

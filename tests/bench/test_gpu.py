@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from types import SimpleNamespace
 
@@ -58,15 +57,6 @@ def test_the_ways_have_names_of_their_own():
     for quick in (False, True):
         names = [way.name for way in Choice(quick=quick).ways()]
         assert len(set(names)) == len(names)
-
-
-def test_without_a_device_it_says_so_and_ends(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert command.main(["--out", str(tmp_path)]) == 2
-    said = capsys.readouterr().err.strip()
-    assert "CUDA device" in said
-    assert "\n" not in said
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -159,34 +149,6 @@ def test_other_libraries_compute_the_same_share(way):
     handle.remove()
     assert "error" not in found, found
     assert len(ran) == 3 * found["computed_steps"]
-
-
-def test_parts_resume_and_say_what_was_not_reached(tmp_path):
-    ledger = Ledger(tmp_path / "r.jsonl", "k")
-    code = {"good": "print('fine')", "bad": "raise SystemExit(1)", "unfinished": "exit(3)"}
-    parts = [command.Part(name, [sys.executable, "-c", text]) for name, text in code.items()]
-    parts.append(
-        command.Part("slow", [sys.executable, "-c", "import time; time.sleep(9)"], most=0.5)
-    )
-    assert command.run_parts(parts, ledger, time.time() + 60) == ["unfinished", "slow"]
-    assert ledger["part good"]["status"] == 0
-    assert "fine" in ledger["part good"]["end"]
-    assert ledger["part bad"]["status"] == 1
-    again = Ledger(tmp_path / "r.jsonl", "k")
-    assert command.run_parts(parts, again, time.time() - 1) == ["bad", "unfinished", "slow"]
-    assert "fine" in (tmp_path / "log.txt").read_text()
-
-
-def test_a_worker_whose_device_broke_goes_on_in_another_process(tmp_path):
-    ledger = Ledger(tmp_path / "r.jsonl", "k")
-    count = "import pathlib; p = pathlib.Path({!r}); p.write_text(p.read_text() + '.')\n"
-    count = count.format(str(tmp_path / "count"))
-    (tmp_path / "count").write_text("")
-    code = {"heals": count + "exit(4 if len(p.read_text()) < 2 else 0)", "never": "exit(4)"}
-    parts = [command.Part(name, [sys.executable, "-c", text]) for name, text in code.items()]
-    assert command.run_parts(parts, ledger, time.time() + 60) == []
-    assert (tmp_path / "count").read_text() == ".."
-    assert [ledger[f"part {name}"]["status"] for name in code] == [0, 4]
 
 
 def test_a_way_that_takes_the_process_down_is_tried_twice(tmp_path, monkeypatch):
