@@ -41,9 +41,8 @@ def test_parts_resume_and_say_what_was_not_reached(tmp_path):
 
 def test_out_of_time_all_that_a_part_started_ends_with_it(tmp_path):
     """A compiler that lives on would hold the device, and its output open."""
-    child = (
-        f"import time, pathlib; time.sleep(3); pathlib.Path({str(tmp_path / 'alive')!r}).touch()"
-    )
+    alive = tmp_path / "alive"
+    child = f"import time, pathlib; time.sleep(3); pathlib.Path({str(alive)!r}).touch()"
     text = "import subprocess, sys, time; print('begun', flush=True); "
     text += f"subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
     started = time.time()
