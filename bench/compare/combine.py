@@ -52,9 +52,7 @@ def wanted(methods: list[str] | None, combined: list[str] | None) -> list[str]:
         *(METHODS if methods is None else methods),
         *(DEFAULT if combined is None else combined),
     ]
-    for name in names:
-        parts(name)
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(JOINER.join(parts(name)) for name in names))
 
 
 def label(name: str) -> str:

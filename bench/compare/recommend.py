@@ -9,6 +9,7 @@ from .combine import JOINER
 from .methods import BASELINE
 
 Row = dict[str, Any]
+LOW_MEMORY = "low memory"
 BALANCED_SSIM, LOW_MEMORY_SSIM, FASTEST_SSIM = 0.95, 0.90, 0.70
 
 
@@ -45,9 +46,9 @@ def recommend(rows: list[Row]) -> list[Recommendation]:
             lambda row: -row["speedup"]["median"],
         ),
         (
-            "low memory",
-            f"smallest peak memory with mean SSIM of at least {LOW_MEMORY_SSIM}, "
-            "and not slower than the baseline",
+            LOW_MEMORY,
+            "smallest peak memory, below the baseline's, with mean SSIM of at least "
+            f"{LOW_MEMORY_SSIM}, and not slower than the baseline",
             LOW_MEMORY_SSIM,
             lambda row: row["peak_bytes"],
         ),
@@ -56,6 +57,8 @@ def recommend(rows: list[Row]) -> list[Recommendation]:
     for goal, rule, ssim, order in rules:
         fit = [r for r in usable if r["quality"]["ssim"]["mean"] >= ssim]
         fit = [r for r in fit if r["speedup"]["median"] >= 1]
+        if goal == LOW_MEMORY:
+            fit = [r for r in fit if (r["peak_over_baseline"] or 0) < 0]
         text = f"{rule}; no sample collapsed"
         if not fit:
             found.append(Recommendation(goal, text, None))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import tiny_pipelines
 import torch
 from ditcache.bench.compare.combine import DEFAULT, UnknownMethod, parts, together, wanted
 from ditcache.bench.compare.methods import METHODS, MethodError, Refused, Setup
+from ditcache.bench.compare.methods.compiled import copy_output
 from ditcache.bench.compare.methods.keyframes import keyframe_count, stretch
 from ditcache.bench.compare.methods.sparse import magnitude_mask
 from ditcache.bench.compare.subjects import Request
@@ -52,11 +55,34 @@ def test_combinations_do_not_share_state():
 
 def test_names_are_checked_and_the_baseline_always_runs():
     assert parts("C3 + M1") == ("C3", "M1")
-    assert wanted(["M1"], ["M1+M2"]) == ["M0", "M1", "M1+M2"]
+    assert wanted(["M1"], ["M1 + M2", "M1+M2"]) == ["M0", "M1", "M1+M2"]
     assert wanted([], []) == ["M0"]
     assert len(wanted(None, None)) == len(METHODS) + len(DEFAULT)
     with pytest.raises(UnknownMethod, match="M99"):
         wanted(["M99"], [])
+
+
+def test_outputs_of_cuda_graphs_outlive_the_next_call(monkeypatch):
+    from diffusers.models.modeling_outputs import Transformer2DModelOutput
+
+    kept = torch.zeros(2)
+
+    class Replayed(nn.Module):
+        """Gives the same memory at every call, as a replayed graph does."""
+
+        def forward(self, x):
+            return (kept.add_(x),)
+
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    subject = SimpleNamespace(
+        denoisers={"transformer": Replayed()}, pipeline=SimpleNamespace(),
+        device=torch.device("cuda"),
+    )  # fmt: skip
+    METHODS["M2"].prepare(subject, setup("M2"))
+    first, second = (subject.pipeline.transformer(1.0)[0] for _ in range(2))
+    assert (float(first[0]), float(second[0])) == (1, 2)
+    output = Transformer2DModelOutput(sample=kept)
+    assert copy_output(nn.Identity(), (), output).sample is not kept
 
 
 def test_fewer_steps_keep_their_share_of_25():

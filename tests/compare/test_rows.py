@@ -90,6 +90,8 @@ def test_recommendations_follow_their_rules(rows):
     assert by_goal["balanced"].name == "C3+M1"
     assert by_goal["low memory"].name == "M1"
     assert "SSIM" in by_goal["balanced"].rule
+    larger = {one.goal: one.name for one in recommend([rows["M0"], rows["C3"]])}
+    assert larger == {"lowest latency": "C3", "balanced": "C3", "low memory": None}
     alone = recommend([rows["M0"], rows["M5"]])
     assert all(one.name is None for one in alone)
 

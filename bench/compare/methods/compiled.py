@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from ..subjects import Subject
 from .base import Method, Setup, Stage
@@ -27,5 +31,15 @@ class Compiled(Method):
             setup.inner = "inductor"
             return
         for name, module in subject.denoisers.items():
-            compiled = torch.compile(module, mode="reduce-overhead")
+            compiled: Any = torch.compile(module, mode="reduce-overhead")
+            if subject.device.type == "cuda":
+                compiled.register_forward_hook(copy_output)
             setattr(subject.pipeline, name, compiled)
+
+
+def copy_output(module: nn.Module, given: Any, made: Any) -> Any:
+    """Forward hook: outputs that the next replay of a CUDA graph does not overwrite.
+
+    With guidance as a second call, the first one's output is used after it.
+    """
+    return tree_map_only(torch.Tensor, torch.clone, made)
