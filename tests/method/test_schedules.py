@@ -38,6 +38,29 @@ def test_each_named_schedule_computes_its_published_steps():
     assert schedules.uniform_coordinate(x, 4, last=True) == (0, 3, 6, 9)
 
 
+def test_the_portfolio_tries_these_schedules():
+    """Plans are made of them: one that is added, left out or named anew changes what is planned."""
+    steps = 50
+    x = np.linspace(1.0, 0.02, steps) ** 2
+    y = np.random.default_rng(0).normal(size=(steps, 60)).cumsum(0)
+    found = standard_schedules(y @ y.T, x, from_grid(x.tolist()), 12)
+    assert list(found) == [
+        "uniform index",
+        "uniform index to last",
+        "interval",
+        "uniform time",
+        "uniform time to last",
+        "first 2, uniform index",
+        "first 2, uniform time",
+        "first 3, uniform index",
+        "first 3, uniform time",
+        "balanced 0.33",
+        "balanced 0.5",
+        "optimal 1",
+        "optimal 0.5",
+    ]
+
+
 def test_time_uniform_steps_crowd_where_the_shifted_grid_moves_fast(synthetic):
     chosen = schedules.uniform_coordinate(np.asarray(synthetic.grid(50, 5.0)), 10, last=True)
     gaps = np.diff(chosen)

@@ -23,23 +23,29 @@ READS = frozenset(
 
 
 class SlowCopy:
-    """A transfer that is ready after `delay` questions, or once it is waited for."""
+    """A transfer that is ready after `delay` questions, or once it is waited for.
+
+    Until then its values are nonsense.
+    """
 
     delay = 3
     waited = 0
 
     def __init__(self, value: Tensor) -> None:
-        self.values = value.clone()
+        self._coming = value.clone()
+        self.values = torch.full_like(value, torch.nan if value.is_floating_point() else -1)
         self.left = SlowCopy.delay
 
     def ready(self) -> bool:
         self.left -= 1
+        if self.left < 0:
+            self.values = self._coming
         return self.left < 0
 
     def wait(self) -> None:
         if self.left >= 0:
             SlowCopy.waited += 1
-        self.left = -1
+        self.left, self.values = -1, self._coming
 
 
 class Reads(TorchDispatchMode):

@@ -23,6 +23,19 @@ def test_seen_tells_views_of_one_storage_apart():
         assert not seen.same(value)
 
 
+def test_without_reading_only_numbers_and_places_in_memory_tell_that_nothing_changed():
+    value = torch.zeros(4)
+    seen = Seen(value)
+    assert seen.surely(value)
+    assert seen.surely(value.view(4))
+    assert not seen.surely(value.clone()), "equal entries would have to be read"
+    value.add_(1)
+    assert not seen.surely(value)
+    assert Seen(300.5).surely(300.0 + 0.5)
+    assert not Seen(1).surely(1.0)
+    assert not Seen(1.0).surely(torch.ones(()))
+
+
 def test_latents_of_other_noise_are_unrelated():
     for seed in range(50):
         here = Latents(latents(seed, 0.5))
