@@ -11,6 +11,7 @@ from ..passes.ir import StepGraph
 from ..passes.plan_format import Plan
 from . import dispatcher, stepped
 from .config import Config
+from .generation_state import Step
 from .op_by_op import watched
 from .program import Program
 from .programs import Programs
@@ -18,7 +19,7 @@ from .session import Session
 from .slots import SlotSet
 from .step_inputs import StepInputs
 from .track import Moment
-from .ways import Step, Ways
+from .ways import Ways
 from .weights import WeightMark
 
 
@@ -189,13 +190,14 @@ class StepExecutor:
             decision = dispatcher.decide(state, moment, slots, session.plans_for(state))
         if state.plan is not None and len(state.seen) > 1 and self._inputs.wait(args):
             session.clock.announce(moment, state.plan.timesteps[state.offset :])
+        step = Step(args, moment, state, slots)
         if decision.plan is not None and self._refuses(decision.plan):
-            return self._ways.full(args, moment, state)
+            return self._ways.full(args, step)
         if decision.reason is not None:
             session.stats.fall_back(decision.reason, decision.detail)
         if decision.plan is None:
-            return self._ways.full(args, moment, state)
-        return self._ways.planned(Step(args, moment, state, slots), decision)
+            return self._ways.full(args, step)
+        return self._ways.planned(step, decision)
 
     def _as_captured(self, whole: Compiled, args: Sequence[Any]) -> Any:
         """Run what the inner compiler made of the graph; the clock need not know of this call."""

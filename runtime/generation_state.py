@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from ..passes.plan_format import Plan
 from .guidance_watch import GuidanceWatch
 from .recorder import Recording
 from .slots import SlotSet
+from .track import Moment
 
 if TYPE_CHECKING:
     from .judge import Judge
@@ -74,3 +76,13 @@ class GenerationState:
     confirmed: bool = False  # the steps that were foreseen before the first forecast
     alarmed: bool = False  # by the guard
     full: str | None = None  # why the rest of the generation is computed in full
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of the model: the graph's inputs, and where in which generation it stands."""
+
+    args: Sequence[Any]
+    moment: Moment
+    state: GenerationState
+    slots: SlotSet

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from .dispatcher import Decision
-from .generation_state import GenerationState
+from .generation_state import Step
 from .offload import Offload
 from .program import Program
 from .session import Session
-from .slots import SlotSet
-from .track import Moment
 
 NO_MEMORY = "no memory for slots"
 NO_MEMORY_THEN = (
@@ -22,12 +20,10 @@ NO_MEMORY_THEN = (
 )
 
 
-def keep(  # noqa: PLR0917
+def keep(
     session: Session,
     program: Program,
-    moment: Moment,
-    state: GenerationState,
-    slots: SlotSet,
+    step: Step,
     decision: Decision,
     values: Mapping[str, Tensor],
 ) -> None:
@@ -36,28 +32,26 @@ def keep(  # noqa: PLR0917
     A step that computes against the plan leaves the slots as they are: the rows that follow were
     solved for the planned history.
     """
-    plan = decision.plan
+    plan, slots = decision.plan, step.slots
     assert plan is not None
     planned = {s.region for s in plan.regions if decision.step in s.computed}
     if plan.rule is not None:  # whatever was computed counts
         planned = set(program.region_of.values())
         if slots.verdict is not None:
             slots.verdict.clear()  # distances add up from the last computed step
-        judge = state.judges.get(moment.branch)
+        judge = step.state.judges.get(step.moment.branch)
         if judge is not None and not decision.rows:
             moved = {n: v for n, v in values.items() if n in program.measured}
             judge.computed(decision.step, moved, slots)
     wanted = {n: v for n, v in values.items() if program.region_of.get(n) in planned}
     offload = None if plan.rule is not None else session.offload  # a device decides on what it has
-    push(session, program, moment.step, state, slots, wanted, offload)
+    push(session, program, step, wanted, offload)
 
 
-def push(  # noqa: PLR0917
+def push(
     session: Session,
     program: Program,
-    step: int,
-    state: GenerationState,
-    slots: SlotSet,
+    step: Step,
     values: Mapping[str, Tensor],
     offload: Offload | None = None,
 ) -> None:
@@ -66,20 +60,21 @@ def push(  # noqa: PLR0917
     Out of memory, captured graphs are given up first; then the slots themselves, and the rest of
     the generation computes in full.
     """
+    slots, at = step.slots, step.moment.step
     for name, value in values.items():
         history, kind = program.histories[name], program.formats[name]
         owner = program.region_of.get(name)
         try:
             try:
-                slots.push(name, step, value, history, owner, kind=kind, offload=offload)
+                slots.push(name, at, value, history, owner, kind=kind, offload=offload)
             except torch.OutOfMemoryError:
                 if session.captured is None or not session.captured.nbytes:
                     raise
                 session.captured.clear()
-                slots.push(name, step, value, history, owner, kind=kind, offload=offload)
+                slots.push(name, at, value, history, owner, kind=kind, offload=offload)
         except torch.OutOfMemoryError:
             slots.rings.clear()
-            state.full = NO_MEMORY
+            step.state.full = NO_MEMORY
             session.stats.fall_back(NO_MEMORY, NO_MEMORY_THEN)
             return
     session.stats.most_slot_bytes = max(

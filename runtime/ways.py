@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor
@@ -13,17 +13,14 @@ from ..passes.ir import StepGraph
 from ..passes.plan_format import Plan
 from . import dispatcher, stepped
 from .dispatcher import Decision
-from .generation_state import GenerationState
+from .generation_state import GenerationState, Step
 from .judge import judge_of
 from .keep import keep, push
 from .late_reads import waits
 from .program import Program
-from .recorder import Recording
 from .row_tensors import RowTensors
 from .session import Session
-from .slots import SlotSet
 from .step_inputs import StepInputs
-from .track import Moment
 from .values import (
     all_finite,
     any_waits,
@@ -37,16 +34,6 @@ from .values import (
 
 NOT_FINITE = "NaN or infinity in a forecast"
 NOT_FINITE_THEN = "The rest of the generation computes in full."
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One call of the model: the graph's inputs, and where in which generation it stands."""
-
-    args: Sequence[Any]
-    moment: Moment
-    state: GenerationState
-    slots: SlotSet
 
 
 class Ways:
@@ -70,22 +57,18 @@ class Ways:
         self._refuses = refuses
         self._denoised = denoised_indices(graph)
 
-    def full(
-        self,
-        args: Sequence[Any],
-        moment: Moment | None = None,
-        state: GenerationState | None = None,
-    ) -> Any:
-        """Compute everything; hand the regions' outputs to the recording, if there is one."""
+    def full(self, args: Sequence[Any], step: Step | None = None) -> Any:
+        """Compute everything; of a known step, hand the outputs to the recording if there is one.
+
+        `args` are the graph's inputs, those of `step` if that is given.
+        """
         program = self._program(None)
         outputs, values = program.run(program.full, args, None, {})
         self._session.stats.computed += 1
-        if state is not None and moment is not None and moment.step == 0:
-            stepped.note(state, self._alone(outputs))
-        if state is not None and state.recording is not None and moment is not None:
-            self._record(
-                args, moment, state.recording, outputs, by_region(values, program.region_of)
-            )
+        if step is not None and step.moment.step == 0:
+            stepped.note(step.state, self._alone(outputs))
+        if step is not None and step.state.recording is not None:
+            self._record(step, outputs, by_region(values, program.region_of))
         return outputs
 
     def planned(self, step: Step, decision: Decision) -> Any:
@@ -108,26 +91,23 @@ class Ways:
                 return self._on_device(step, decision, program)
             tick(timestep, *slots.clock(plan, decision.step, timestep.device))
         if any(modes):
-            state, stats = step.state, self._session.stats
             if not self._session.replaying:
-                state.recording = None  # a generation with forecasts is no measurement
+                step.state.recording = None  # a generation with forecasts is no measurement
             rows = self.rows.of_step(plan, decision.step, decision.rows, slots)
             outputs, values = program.run(modes, step.args, slots, rows, carried)
-            if not self.sound(outputs, state):
+            if not self.sound(outputs, step.state):
                 return self._spoilt(step)
-            stats.forecast += 1
-            if state.recording is not None:
-                given = self._of_parts(plan, outputs)
-                self._record(step.args, step.moment, state.recording, outputs, given)
+            self._session.stats.forecast += 1
+            if step.state.recording is not None:
+                self._record(step, outputs, self._of_parts(plan, outputs))
         else:
-            outputs, values = self._computed(step, decision, program, carried)
+            outputs, values = self._computed(step, plan, program, carried)
         if values:
             self._session.guard.look(step.state, decision, slots, values, program.region_of)
             if step.state.sample is None:
                 decision = self._suited(step, decision, outputs)
             if decision.plan is not None:
-                program = self._program(decision.plan)
-                keep(self._session, program, step.moment, step.state, slots, decision, values)
+                keep(self._session, self._program(decision.plan), step, decision, values)
         return outputs
 
     def guarded(self, args: Sequence[Any]) -> Tensor | None:
@@ -154,27 +134,21 @@ class Ways:
     # How -------------------------------------------------------------------------------------
 
     def _computed(
-        self,
-        step: Step,
-        decision: Decision,
-        program: Program,
-        carried: Mapping[str, Any] | None,
+        self, step: Step, plan: Plan, program: Program, carried: Mapping[str, Any] | None
     ) -> tuple[Any, Mapping[str, Tensor]]:
         """Compute everything, and hand out what the plan keeps."""
-        plan, state, moment = decision.plan, step.state, step.moment
-        assert plan is not None
+        state, first = step.state, step.moment.step == 0
         outputs, values = program.run(program.full, step.args, step.slots, {}, carried)
         self._session.stats.computed += 1
         found: dict[str, Tensor] = {}
-        if state.recording is not None or moment.step == 0:
+        if state.recording is not None or first:
             found = by_region(values, program.region_of)
-        if moment.step == 0:
+        if first:
             stepped.note(state, self._alone(outputs))
             if plan.guidance is not None:
                 state.guidance.saw(self._inputs.latents(step.args), found.get("denoiser"))
         if state.recording is not None:
-            found |= self._of_parts(plan, outputs)
-            self._record(step.args, moment, state.recording, outputs, found)
+            self._record(step, outputs, found | self._of_parts(plan, outputs))
         return outputs, values
 
     def _on_device(self, step: Step, decision: Decision, program: Program) -> Any:
@@ -198,7 +172,7 @@ class Ways:
         self._count(computed, program.decided_macs)
         if not self.sound(outputs, step.state):
             return self._spoilt(step)
-        push(self._session, program, step.moment.step, step.state, slots, values)
+        push(self._session, program, step, values)
         return outputs
 
     # What follows ----------------------------------------------------------------------------
@@ -222,7 +196,7 @@ class Ways:
     def _spoilt(self, step: Step) -> Any:
         """Compute a step in full whose forecast is not finite."""
         self._not_finite(step.state)
-        return self.full(step.args, step.moment, step.state)
+        return self.full(step.args, step)
 
     def _not_finite(self, state: GenerationState) -> None:
         """Compute the rest in full; what the slots hold may not get into another generation."""
@@ -245,17 +219,11 @@ class Ways:
             return replace(decision, plan=None)
         return decision
 
-    def _record(
-        self,
-        args: Sequence[Any],
-        moment: Moment,
-        recording: Recording,
-        outputs: Any,
-        values: Mapping[str, Tensor],
-    ) -> None:
-        """Hand a call to the recording, with the values of regions."""
-        latents = self._inputs.latents(args)
-        recording.add(moment, latents, values, main_of(outputs, self._denoised, latents))
+    def _record(self, step: Step, outputs: Any, values: Mapping[str, Tensor]) -> None:
+        """Hand a call to its generation's recording, with the values of regions."""
+        latents, recording = self._inputs.latents(step.args), step.state.recording
+        assert recording is not None
+        recording.add(step.moment, latents, values, main_of(outputs, self._denoised, latents))
 
     def given(self, outputs: Any) -> tuple[Tensor, ...]:
         """What the denoiser gave, of all that the graph gives."""
