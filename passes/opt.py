@@ -106,29 +106,33 @@ def opt(  # noqa: PLR0917
     stats: Annotated[
         bool, typer.Option("--stats", help="Print work, weights and live bytes by region.")
     ] = False,
-    plan: Annotated[Path | None, typer.Option(help="Plan to insert.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="File of a plan to insert.")] = None,
     profile: Annotated[
-        Path | None, typer.Option(help="Profile: drift, or a plan's source.")
+        Path | None,
+        typer.Option(help="File of a profile: shows drift; with --policy, plans from it."),
     ] = None,
     policy: Annotated[
         str,
-        typer.Option(help="Make up a plan with it, e.g. taylorseer:order=2,interval=4."),
+        typer.Option(help="Make up a plan by a policy, e.g. taylorseer:order=2,interval=4."),
     ] = "",
     speedup: Annotated[
         float | None, typer.Option(help="Steps over computed steps, for --policy (2).")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the grid, for --policy (50).")] = None,
     region: Annotated[
-        str | None, typer.Option(help="Regions for --policy, by comma (denoiser).")
+        str | None, typer.Option(help="Regions for --policy, comma separated (denoiser).")
     ] = None,
-    slot_budget: Annotated[int | None, typer.Option(help="Most bytes of slots.")] = None,
+    slot_budget: Annotated[int | None, typer.Option(help="Most bytes that slots may take.")] = None,
     slot_format: Annotated[str, typer.Option(help="bf16, fp16, fp8_e4m3 or int8 slots.")] = "",
-    emit: Annotated[Emit | None, typer.Option(help="Form of the result.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File instead of stdout.")
+    emit: Annotated[
+        Emit | None, typer.Option(help="Form in which the result is printed (text).")
     ] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the result to a file, not to stdout."),
+    ] = None,
+    height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames of a video.")] = None,
     batch: Annotated[int | None, typer.Option(help="Rows of the call.")] = None,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Trace with symbolic sizes.")] = False,

@@ -27,8 +27,8 @@ Out = Annotated[Path, typer.Option(help="folder for results", file_okay=False)]
 Inputs = Annotated[Path | None, typer.Option(help="folder of pictures or prompts.txt", exists=True)]
 Steps = Annotated[int | None, typer.Option(help="denoising steps of the baseline", min=1)]
 Frames = Annotated[int | None, typer.Option(help="frames of a video", min=1)]
-Height = Annotated[int | None, typer.Option(help="pixels", min=1)]
-Width = Annotated[int | None, typer.Option(help="pixels", min=1)]
+Height = Annotated[int | None, typer.Option(help="height in pixels", min=1)]
+Width = Annotated[int | None, typer.Option(help="width in pixels", min=1)]
 Seed = Annotated[int, typer.Option(help="seed of the first sample; sample i has seed + i")]
 Dtype = Annotated[str, typer.Option(help="float16, bfloat16, float32; auto: float16 on a GPU")]
 Device = Annotated[str, typer.Option(help="cuda, cpu; auto: cuda if there is one")]
@@ -42,16 +42,23 @@ def compare(
     model: Model,
     *,
     out: Out,
-    methods: Annotated[str | None, typer.Option(help="names, by commas; all if not given")] = None,
-    combine: Annotated[str | None, typer.Option(help="combinations, e.g. C3+M1,M1+M2")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="their names, comma separated (default: all)")
+    ] = None,
+    combine: Annotated[
+        str | None, typer.Option(help="combinations of them, as C3+M1,M1+M2")
+    ] = None,
     inputs: Inputs = None,
-    count: Annotated[int, typer.Option(help="at most so many inputs", min=1)] = 20,
-    repeats: Annotated[int, typer.Option(help="of each timed sample", min=1)] = 3,
-    timing_samples: Annotated[int, typer.Option(help="samples that are repeated", min=1)] = 1,
+    count: Annotated[int, typer.Option(help="most inputs that are used", min=1)] = 20,
+    repeats: Annotated[int, typer.Option(help="how often each timed sample is run", min=1)] = 3,
+    timing_samples: Annotated[int, typer.Option(help="how many samples are timed", min=1)] = 1,
     only_timing: Annotated[
-        bool, typer.Option("--only-timing", help="measure times again, keep the quality")
+        bool,
+        typer.Option("--only-timing", help="measure times again; quality stays as it was measured"),
     ] = False,
-    work: Annotated[Path | None, typer.Option(help="resumable state (OUT/work)")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="folder for resumable state (default: OUT/work)")
+    ] = None,
     weights: Weights = None,
     steps: Steps = None,
     frames: Frames = None,
@@ -89,12 +96,14 @@ def evaluate(
     prompts: Annotated[
         Path | None, typer.Option(help="one a line, JSON, MS-COCO's captions, VBench's suite")
     ] = None,
-    n: Annotated[int, typer.Option("--n", "-n", help="samples", min=2)] = 64,
+    n: Annotated[int, typer.Option("--n", "-n", help="how many samples are judged", min=2)] = 64,
     plan: Annotated[
-        list[Path] | None, typer.Option(help="a plan; may be repeated", exists=True)
+        list[Path] | None,
+        typer.Option(help="file of a plan to judge; may be repeated", exists=True),
     ] = None,
     speedup: Annotated[
-        list[float] | None, typer.Option(help="make plans for these", min=1.0)
+        list[float] | None,
+        typer.Option(help="make a plan for this speedup and judge it; may be repeated", min=1.0),
     ] = None,
     reference: Annotated[
         str | None, typer.Option(help='folder of pictures, or "real" for a small model\'s data')
@@ -141,7 +150,8 @@ def report(
     folder: Annotated[Path, typer.Argument(help="folder with results of compare or evaluate")],
     *,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="FOLDER/report.html")
+        Path | None,
+        typer.Option("-o", "--output", help="file of the page (default: FOLDER/report.html)"),
     ] = None,
     votes: Annotated[
         list[Path] | None,

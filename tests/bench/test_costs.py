@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,3 +39,11 @@ def test_a_failing_way_says_why(monkeypatch):
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(RuntimeError, match="inductor failed"):
         cold.in_own_process("inductor", 1, 1)
+
+
+def test_the_committed_ratios_of_first_calls_follow_from_the_committed_runs():
+    path = Path(__file__).parents[2] / "bench" / "results" / "cold.json"
+    document = json.loads(path.read_text())
+    ratios = {k: v for k, v in document.items() if k.startswith("inductor_over_ditcache")}
+    assert len(ratios) == 2
+    assert cold._against_inductor(document["runs"]) == ratios
