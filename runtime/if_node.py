@@ -12,8 +12,8 @@ import ctypes
 import functools
 import importlib
 import importlib.metadata
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -74,22 +74,30 @@ def if_node(flag: Tensor) -> Generator[None]:
         kind: Any = torch.cuda.CUDAGraph
         graph = kind.get_currently_capturing_graph()
         graph.begin_capture_to_if_node(flag.bool().reshape(()))
-        try:
+        with _ended_by(graph.end_capture_to_conditional_node):
             yield
-        finally:
-            graph.end_capture_to_conditional_node()
         return
     driver = _bindings("driver")
     inside = _node(flag)
     stream = body_stream(flag.device.index)
     mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
     called(driver.cuStreamBeginCaptureToGraph(stream.cuda_stream, inside, None, None, 0, mode))
-    try:
+    with _ended_by(lambda: called(driver.cuStreamEndCapture(stream.cuda_stream))):
         _share_memory(flag.device.index, memory.get())
         with torch.cuda.stream(stream):
             yield
-    finally:
-        called(driver.cuStreamEndCapture(stream.cuda_stream))
+
+
+@contextmanager
+def _ended_by(end: Callable[[], Any]) -> Generator[None]:
+    """Around a body's capture. What went wrong in it is told, not that it cannot be ended then."""
+    try:
+        yield
+    except BaseException:
+        with suppress(RuntimeError):
+            end()
+        raise
+    end()
 
 
 def _share_memory(device: int, pool: Any) -> None:

@@ -179,13 +179,49 @@ def test_a_call_that_fails_is_an_error(cuda, call: str):
         branch(Flag(), lambda: None, lambda _: None)
 
 
-def test_a_body_that_fails_ends_its_capture(cuda):
+@pytest.mark.parametrize("end", ["", "end"])
+def test_a_body_that_fails_ends_its_capture(cuda, end: str):
+    """Which fails too, as a rule; the cause is told."""
+    cuda.driver.fail = end
+
     def fails():
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
         branch(Flag(), fails, lambda _: None)
     assert list(cuda.driver.streams) == [7]
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_through_torch_the_cause_is_told_too(cuda, monkeypatch, sound: bool):
+    calls: list[str] = []
+
+    class Capturing:
+        @staticmethod
+        def get_currently_capturing_graph():
+            return Capturing()
+
+        def begin_capture_to_if_node(self, flag):
+            calls.append(f"begin {flag.dtype} {list(flag.shape)}")
+
+        def end_capture_to_conditional_node(self):
+            calls.append("end")
+            if not sound:
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(if_node, "in_torch", lambda: True)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Capturing)
+    flag = torch.ones(1, dtype=torch.int32)
+    with pytest.raises(ValueError, match="no"), if_node.if_node(flag):
+        raise ValueError("no")
+    assert calls == ["begin torch.bool []", "end"]
+    if sound:
+        with if_node.if_node(flag):
+            calls.append("body")
+        assert calls[2:] == ["begin torch.bool []", "body", "end"]
+    else:
+        with pytest.raises(RuntimeError, match="previous error"), if_node.if_node(flag):
+            calls.append("body")
 
 
 @pytest.mark.parametrize("flag", [0, 1])
