@@ -13,6 +13,8 @@ REALISED = {"flux-dev": 0.97, "wan2.1-1.3b": 0.97, "wan2.1-14b": 0.97, "dit-xl-2
 SKIPPED_SHARE = 0.005
 OF_COPY = 0.9
 PEERS = ("diffusers", "cache-dit")
+DECIDED = ("ditcache 3x guarded", "first block, device")
+"""Ways whose decisions stay on the device."""
 BIT_EQUAL = (
     ("ditcache exact", "ditcache exact graphs"),
     ("ditcache 3x", "ditcache 3x graphs"),
@@ -70,8 +72,9 @@ def _of_model(model: str, ways: Mapping[str, Record]) -> Iterator[Criterion]:
         holds = min(shares) < SKIPPED_SHARE if model == "flux-dev" else None
         text = f"under {SKIPPED_SHARE}" if holds is not None else "reported"
         yield Criterion(f"{model}: skipped step over computed", text, min(shares), holds)
+    steady = [*planned.values(), *(ways[w] for w in DECIDED if w in ways)]
     for what in ("waits", "device_allocations"):
-        counts = [r[what] for r in planned.values() if r.get(what) is not None]
+        counts = [r[what] for r in steady if r.get(what) is not None]
         if counts:
             yield Criterion(f"{model}: {what} in a loop", "0", max(counts), max(counts) == 0)
     for one, other in BIT_EQUAL:

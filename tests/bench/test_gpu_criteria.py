@@ -62,7 +62,10 @@ def test_what_does_not_hold_is_said_and_what_was_not_measured_is_not_there():
         row("ditcache exact", 1.0, 10),
         row("ditcache 3x", 0.5, 4, waits=2, device_allocations=1, skipped=1e-2),
         row("ditcache 3x graphs", 0.5, 4, digest="b"),
+        row("first block, device", 0.5, 10, waits=3),
+        row("first block, host", 0.5, 10, waits=9),
     ])  # fmt: skip
+    assert by["waits in a loop"]["value"] == 3, "where the host decides it may wait"
     for name in ("realised", "waits in a loop", "device_allocations in a loop",
                  "ditcache 3x graphs gives what ditcache 3x does"):  # fmt: skip
         assert by[name]["holds"] is False, name
