@@ -11,6 +11,7 @@ from typing import overload
 import numpy as np
 
 from .budget import FEWEST
+from .clipped_run import ClippedRun
 from .error_diffusion import Array
 from .portfolio import solve
 
@@ -95,12 +96,21 @@ def frontier_of(
     c: Sequence[float] | Array,
     policy: str,
     power: float | None = None,
+    *,
+    clipped: ClippedRun | None = None,
 ) -> Frontier:
     """Solve every budget without the search over single steps: a survey, in seconds."""
     steps, rows, weights = len(timesteps), list[FrontierRow](), np.asarray(c, dtype=np.float64)
     for n in range(min(FEWEST, steps), steps + 1):
         found, error = solve(
-            gram, timesteps, weights, computed_steps=n, policy=policy, search=False, power=power
+            gram,
+            timesteps,
+            weights,
+            computed_steps=n,
+            policy=policy,
+            search=False,
+            power=power,
+            clipped=clipped,
         )
         rows.append(FrontierRow(n, steps / n, error, found.schedule, found.forecaster))
     return Frontier(tuple(rows), policy)

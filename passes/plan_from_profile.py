@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 GRID_TOLERANCE = 1e-6
 """Relative to the range of the grid: timesteps closer than this are the same."""
+CLAMPED = "clamped"
+"""Where weights come from that were told from elements of a sampler that clips."""
 NOT_ADDED_UP = (
     "the sampler does not add the outputs up as a deterministic one does (it draws noise, it clips "
     "its estimate of the data, or the latents change between its steps)"
@@ -105,14 +107,17 @@ def make_plan(
     if options:
         raise PlanError(f"policy {policy!r} has no option {next(iter(options))!r}, only a budget")
     check_budget(computed_steps=computed_steps, speedup=speedup, max_error=max_error)
-    if max_error is not None and not profile.adds_up:
-        raise PlanError(f"max_error= cannot be kept: {NOT_ADDED_UP}; {MEASURE}")
     target = onto(profile, timesteps)
     c, solver = solver_weights(profile, target, scheduler)
+    scale = profile.guidance if guidance is None else guidance
+    # Elements went through the recorded sampler, at the recorded guidance.
+    clipped = profile.clipped if solver == CLAMPED and scale == profile.guidance else None
+    tells = profile.adds_up or clipped is not None
+    if max_error is not None and not tells:
+        raise PlanError(f"max_error= cannot be kept: {NOT_ADDED_UP}; {MEASURE}")
     if max_error is None:
         n = steps_for(len(target.timesteps), computed_steps=computed_steps, speedup=speedup)
         computed_steps, speedup = _covered(profile, target, n), None
-    scale = profile.guidance if guidance is None else guidance
     solved = solved_scale(profile.guidance, scale)
     chosen = [region for region in profile.regions if region.region == DENOISER]
     schedules: list[RegionSchedule] = []
@@ -129,6 +134,7 @@ def make_plan(
             region=region.region,
             power=profile.power if region.region == DENOISER else None,
             fits=not profile.draws_noise,
+            clipped=clipped if region.region == DENOISER else None,
         )
         schedules.append(_widen(schedule, target))
         errors.append(error)
@@ -138,7 +144,7 @@ def make_plan(
         timesteps=tuple(target.timesteps.tolist()),
         regions=tuple(schedules),
         policy=policy,
-        expected_error=max(errors) if profile.adds_up else None,
+        expected_error=max(errors) if tells else None,
         solver=solver,
         guidance=scale,
         shape=chosen[0].shape if chosen else None,
@@ -213,10 +219,11 @@ def evidence_of(
 
 def make_frontier(profile: Profile, policy: str) -> Frontier:
     """See `Profile.frontier`."""
-    if not profile.adds_up:
+    if not profile.tells_errors:
         raise PlanError(f"no error can be predicted: {NOT_ADDED_UP}; {MEASURE}")
-    given = problem(profile)
-    return frontier_of(given.gram, profile.timesteps, given.c, policy, profile.power)
+    given, times = problem(profile), profile.timesteps
+    clipped = profile.clipped
+    return frontier_of(given.gram, times, given.c, policy, profile.power, clipped=clipped)
 
 
 def onto(profile: Profile, timesteps: Sequence[float] | None) -> Target:
@@ -256,12 +263,15 @@ def solver_weights(profile: Profile, target: Target, scheduler: Any) -> tuple[Ar
     """Return c [T] for the target grid and where it came from.
 
     A scheduler's impulse response, else what was measured (on another grid: its ratio to Euler's
-    weights, interpolated), else Euler's weights.
+    weights, interpolated) or, on their own grid, told from elements of a sampler that clips, else
+    Euler's weights.
     """
     grid = from_grid(target.timesteps.tolist())
     if scheduler is not None:
         name = f"impulse:{type(scheduler).__name__}"
         return impulse_response(scheduler, len(grid)), name
+    if profile.clipped is not None and target.carry is None:
+        return profile.clipped.weights(), CLAMPED
     if profile.solver is None:
         return grid, "grid"
     if target.carry is None:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .budget import FEWEST, check_budget, steps_for
+from .clipped_run import ClippedRun
 from .error_diffusion import (
     Array,
     Forecaster,
@@ -76,6 +77,7 @@ def solve(
     search: bool = True,
     power: float | None = None,
     fits: bool = True,
+    clipped: ClippedRun | None = None,
 ) -> tuple[RegionSchedule, float]:
     """Return the best schedule of one region under one budget, and its expected error.
 
@@ -85,7 +87,8 @@ def solve(
     frontier). The error is `error_diffusion.expected_error`, relative rms of the final sample.
     Without `search` the schedules are taken as they are, in a fifth of the time. `power` is as for
     `expected_error`. Without `fits` nothing that leans on an exact c is tried: no solved rows and
-    no search, but the plain forecasters on the standard schedules.
+    no search, but the plain forecasters on the standard schedules. With `clipped` the error is that
+    of walking through it, and so is the choice between the portfolio's best and those plain ones.
 
     Raises `PlanError` for an unknown policy, no or several budgets, or one out of reach.
     """
@@ -96,9 +99,20 @@ def solve(
     check_budget(computed_steps=computed_steps, speedup=speedup, max_error=max_error)
 
     def one(n: int) -> tuple[RegionSchedule, float]:
-        found = _solve(gram, x, c, n, policy=policy, region=region, search=search, fits=fits)
-        rows = np.asarray(found.weights)
-        return found, expected_error(found.computed, rows, gram, c, power) if n < len(x) else 0.0
+        if n == len(x):
+            return _every_step(n, region), 0.0
+        chosen = _chosen(gram, x, c, n, policy=policy, search=search, fits=fits)
+        if clipped is not None and policy == "edf":
+            chosen += _plain(gram, x, c, n)
+        made = [schedule_of(candidate, gram, x, c, region) for candidate in chosen]
+        errors = [
+            expected_error(s.computed, np.asarray(s.weights), gram, c, power)
+            if clipped is None
+            else clipped.error(s.computed, s.weights)
+            for s in made
+        ]
+        best = int(np.argmin(errors))
+        return made[best], errors[best]
 
     if max_error is None:
         return one(steps_for(len(x), computed_steps=computed_steps, speedup=speedup))
@@ -131,34 +145,30 @@ def guided_gram(gram: Array, guidance: float | None, conditional: int = 0) -> Ar
     return (whole + whole.T) / 2
 
 
-def _solve(
-    gram: Array,
-    x: Array,
-    c: Array,
-    n: int,
-    *,
-    policy: str,
-    region: str,
-    search: bool,
-    fits: bool,
-) -> RegionSchedule:
-    steps = len(x)
-    if n == steps:
-        rows = tuple((0.0,) for _ in range(steps))
-        return RegionSchedule(region, tuple(range(steps)), rows, 1, "reuse", "every step")
+def _every_step(steps: int, region: str) -> RegionSchedule:
+    rows = tuple((0.0,) for _ in range(steps))
+    return RegionSchedule(region, tuple(range(steps)), rows, 1, "reuse", "every step")
+
+
+def _chosen(
+    gram: Array, x: Array, c: Array, n: int, *, policy: str, search: bool, fits: bool
+) -> list[Candidate]:
+    """What a policy comes to: one candidate, best by its merit."""
     if policy in PLAIN:
-        sets = {"uniform index": uniform_index(steps, n)}
-        chosen = _best(gram, x, c, sets, [PLAIN[policy]])[0]
-    elif policy != "edf":
+        sets = {"uniform index": uniform_index(len(x), n)}
+        return _best(gram, x, c, sets, [PLAIN[policy]])[:1]
+    if policy != "edf":
         plain = PLAIN[policy.removesuffix("-best")]
-        chosen = _best(gram, x, c, standard_schedules(gram, x, c, n), [plain])[0]
-    elif fits:
-        chosen = _portfolio(gram, x, c, n, search)
-    else:
-        sets = standard_schedules(gram, x, c, n)
-        every = [_best(gram, x, c, sets, [plain])[0] for plain in PLAIN.values()]
-        chosen = min(every, key=lambda candidate: candidate.merit)
-    return schedule_of(chosen, gram, x, c, region)
+        return _best(gram, x, c, standard_schedules(gram, x, c, n), [plain])[:1]
+    if fits:
+        return [_portfolio(gram, x, c, n, search)]
+    return [min(_plain(gram, x, c, n), key=lambda candidate: candidate.merit)]
+
+
+def _plain(gram: Array, x: Array, c: Array, n: int) -> list[Candidate]:
+    """Every plain forecaster on the best of the standard schedules for it."""
+    sets = standard_schedules(gram, x, c, n)
+    return [_best(gram, x, c, sets, [plain])[0] for plain in PLAIN.values()]
 
 
 def schedule_of(

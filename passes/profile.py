@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 
 from . import profile_file
+from .clamp import Clamp
+from .clipped_run import ClippedRun
 from .frontier import Frontier
 from .outline import Outline
-from .plan_format import Plan, is_monotone
+from .plan_format import Plan
 from .plan_from_profile import make_frontier, make_plan
-from .profile_file import AGAIN, Array, ProfileError
+from .profile_checks import check
+from .profile_file import AGAIN, Array, Numbers, ProfileError
 from .refit import Reference
 
 
@@ -56,7 +59,9 @@ class Profile:
     how large the sample is (those that predict the data or the noise). `adds_up` is False where the
     recorded latents show a sampler that does not add the outputs up with fixed weights: one that
     draws noise, or clips; no error is predicted then. `draws_noise` tells the first from others:
-    nothing is solved, as every step brings what no forecast can know.
+    nothing is solved, as every step brings what no forecast can know. `clipped` are elements of the
+    recorded generations, where a sampler that clips could be told from them: plans and their errors
+    then come from walking through it.
 
     Raises `ProfileError` if any of it is unsound.
     """
@@ -75,9 +80,10 @@ class Profile:
     power: float | None = None
     adds_up: bool = True
     draws_noise: bool = False
+    clipped: ClippedRun | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check(self)
+        check(self)
 
     def plan(
         self,
@@ -122,6 +128,11 @@ class Profile:
         does somewhat better at each budget.
         """
         return make_frontier(self, policy)
+
+    @property
+    def tells_errors(self) -> bool:
+        """Whether the sampler is known well enough to predict what a plan costs."""
+        return self.adds_up or self.clipped is not None
 
     def region(self, name: str) -> RegionProfile | None:
         """Return the region of that name, or None."""
@@ -176,6 +187,9 @@ class Profile:
                 solver = share * self.solver + (1 - share) * other.solver
             elif power is not None:
                 solver = share * _even(self.solver) + (1 - share) * _even(other.solver)
+        clipped = None
+        if self.clipped is not None and other.clipped is not None:
+            clipped = self.clipped.merged(other.clipped, share)
         return replace(
             self,
             samples=total,
@@ -186,13 +200,21 @@ class Profile:
             power=power,
             adds_up=self.adds_up and other.adds_up,
             draws_noise=self.draws_noise or other.draws_noise,
+            clipped=clipped,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to `path` (safetensors with JSON metadata), replacing it as a whole."""
-        tensors = {f"gram.{i}": np.ascontiguousarray(r.gram) for i, r in enumerate(self.regions)}
+        tensors: dict[str, Numbers] = {
+            f"gram.{i}": np.ascontiguousarray(r.gram) for i, r in enumerate(self.regions)
+        }
         if self.solver is not None:
             tensors["solver"] = np.ascontiguousarray(self.solver)
+        if (run := self.clipped) is not None:
+            for name, part in (("clamp", run.clamp.rows), ("answer", run.answer)):
+                tensors[f"clipped.{name}"] = np.ascontiguousarray(part)
+            for name, part in (("x", run.x), ("y", run.y)):
+                tensors[f"clipped.{name}"] = np.ascontiguousarray(part)
         document = {
             "signature": self.signature,
             "timesteps": self.timesteps,
@@ -227,42 +249,12 @@ def _even(c: Array) -> Array:
     return c / np.mean(np.abs(c))
 
 
-def _check(profile: Profile) -> None:
-    steps, branches = len(profile.timesteps), len(profile.branches)
-    grid = np.asarray(profile.timesteps, dtype=np.float64)
-    if steps < 3:
-        raise ProfileError(f"a profile needs at least 3 steps, got {steps}; sample with more steps")
-    if not is_monotone(grid):
-        raise ProfileError(
-            "timesteps must be finite and strictly monotone; samplers that call the model "
-            f"several times a step (Heun) cannot be profiled. Got {profile.timesteps}"
-        )
-    if profile.samples < 1:
-        raise ProfileError(f"a profile needs at least one generation, got {profile.samples}")
-    if branches < 1 or not profile.regions:
-        raise ProfileError("a profile needs at least one branch and one region")
-    names = [region.region for region in profile.regions]
-    if len(set(names)) != len(names):
-        raise ProfileError(f"a region is recorded twice in {names}")
-    for region in profile.regions:
-        want, got = (branches, branches, steps, steps), region.gram.shape
-        if got != want or region.gram.dtype != np.float64:
-            raise ProfileError(
-                f"region {region.region!r}: expected a float64 gram of shape {want} (branches, "
-                f"branches, steps, steps), got {region.gram.dtype} {got}"
-            )
-        if not np.isfinite(region.gram).all():
-            raise ProfileError(
-                f"region {region.region!r}: the recorded outputs hold NaN or infinity; does the "
-                "model produce finite images without a cache?"
-            )
-    solver = profile.solver
-    if solver is not None and (solver.shape != (steps,) or not np.isfinite(solver).all()):
-        raise ProfileError(f"solver weights must be {steps} finite numbers, got {solver}")
-    if profile.guidance is not None and not np.isfinite(profile.guidance):
-        raise ProfileError(f"guidance must be finite or None, got {profile.guidance}")
-    if profile.power is not None and not 0.0 < profile.power < np.inf:
-        raise ProfileError(f"power must be above 0 and finite, or None, got {profile.power}")
+def _clipped(tensors: Mapping[str, Any]) -> ClippedRun | None:
+    parts = [tensors.get(f"clipped.{name}") for name in ("clamp", "x", "y", "answer")]
+    if any(part is None for part in parts):
+        return None
+    rows, x, y, answer = (np.asarray(part) for part in parts)
+    return ClippedRun(Clamp(rows), x, y, answer)
 
 
 def _build(document: dict[str, Any], tensors: Mapping[str, Array]) -> Profile:
@@ -289,4 +281,5 @@ def _build(document: dict[str, Any], tensors: Mapping[str, Array]) -> Profile:
         power=document.get("power"),
         adds_up=bool(document.get("adds_up", True)),
         draws_noise=bool(document.get("draws_noise", False)),
+        clipped=_clipped(tensors),
     )

@@ -1,6 +1,9 @@
 """The file of a profile: safetensors with a JSON document and a checksum over both.
 
-Never pickled. What the document says is the profile's own business.
+Never pickled. What the document says is the profile's own business. Tensors of the current version:
+`gram.I` f64 [B, B, T, T] of region I; `solver` f64 [T], where measured; of a sampler that clips
+`clipped.clamp` f64 [T, 5], `clipped.x` and `clipped.y` f32 [T, N], `clipped.answer` f64 [T], which
+readers that do not know them leave out.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ VERSION = 1
 AGAIN = "calibrate again"
 
 Array = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.float64] | npt.NDArray[np.float32]
 
 
 class ProfileError(ValueError):
@@ -32,7 +36,7 @@ class ProfileError(ValueError):
 
 
 def write(
-    path: str | os.PathLike[str], document: Mapping[str, Any], tensors: Mapping[str, Array]
+    path: str | os.PathLike[str], document: Mapping[str, Any], tensors: Mapping[str, Numbers]
 ) -> None:
     """Write to `path`, replacing it as a whole."""
     text = json.dumps(document)
@@ -81,7 +85,7 @@ def _metadata(data: bytes) -> dict[str, str]:
         return {}
 
 
-def _checksum(document: str, tensors: Mapping[str, Array]) -> str:
+def _checksum(document: str, tensors: Mapping[str, Numbers]) -> str:
     digest = hashlib.sha256(document.encode())
     for name in sorted(tensors):
         digest.update(name.encode() + b"\0" + tensors[name].tobytes())

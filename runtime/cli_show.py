@@ -56,7 +56,7 @@ def profile_view(profile: Profile) -> Iterator[Any]:
             "profile": f"{profile.samples} generations of {steps} steps",
             "branches": ", ".join(name or "(one)" for name in profile.branches),
             "guidance": "unknown" if profile.guidance is None else _g(profile.guidance),
-            "solver weights": "from the grid" if profile.solver is None else "measured",
+            "solver weights": _source(profile),
             "timesteps": f"{_g(profile.timesteps[0])} … {_g(profile.timesteps[-1])}",
             "inner products": f"sketch of {profile.sketch}" if profile.sketch else "exact",
             "MACs a step": "unknown" if profile.macs is None else f"{profile.macs:.4g}",
@@ -126,6 +126,12 @@ def _ruler(steps: int) -> str:
 def _shape(shape: tuple[int, ...] | None, dtype: str | None) -> str:
     listed = "unknown" if shape is None else f"[{', '.join(map(str, shape))}]"
     return f"{dtype or ''}{listed}"
+
+
+def _source(profile: Profile) -> str:
+    if profile.clipped is not None:
+        return "told from elements of a sampler that clips"
+    return "from the grid" if profile.solver is None else "measured"
 
 
 def _g(value: float) -> str:

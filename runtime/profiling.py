@@ -7,12 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..passes.measured_solver import MeasuredSolver, draws_noise, measured
+from ..passes.clamp import clamp_of, guidance_of
+from ..passes.clipped_run import ClippedRun, answer_of
+from ..passes.measured_solver import EXACT, MeasuredSolver, draws_noise, measured
 from ..passes.plan_parts import DENOISER
 from ..passes.profile import Profile, ProfileError, RegionProfile
 from ..passes.refit import Courses, Reference
 from .recorder import LATENTS, Recording
 from .stepped import STEPPED, WHAT_TO_DO
+
+ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Relative precision of latents."""
 
 
 def make_profile(
@@ -38,14 +43,19 @@ def make_profile(
     solver = _measure(recordings, read)
     if solver is not None and solver.update.replaces:
         raise ProfileError(f"{STEPPED}. {WHAT_TO_DO}")
+    clipped, scale = None, None if solver is None else solver.guidance
+    if solver is None or solver.residual > EXACT:
+        clipped, told_scale = _clipped(recordings, read)
+        if clipped is not None:  # what looked linear is not
+            solver, scale = None, told_scale
     told = solver
-    if read.halves and (solver is None or solver.guidance is None):
+    if read.halves and scale is None:
         # Which half is the conditional one cannot be told, and so no scale can be applied. What the
         # sampler does with both is known all the same, if the scale changes on the way.
         read = _Reader(tuple(first.branches), False)
         solver = _measure(recordings, read)
         told = solver or told
-    branches, order = read.named(solver)
+    branches, order = read.named(scale)
     seen = _latents(recordings, read)
     regions: list[RegionProfile] = []
     for name in first.seen:
@@ -64,8 +74,8 @@ def make_profile(
             grams.append(np.einsum("asm,btm->abst", z, z) / numel)
         gram = np.mean(grams, axis=0)
         regions.append(RegionProfile(name, gram, first.shape[name], first.dtype[name]))
-    if guidance is None and solver is not None and solver.guidance is not None:
-        guidance = solver.guidance if order[0] == 0 else 1 - solver.guidance
+    if guidance is None and scale is not None:
+        guidance = scale if order[0] == 0 else 1 - scale
     return Profile(
         signature=signature,
         timesteps=tuple(first.timesteps),
@@ -80,6 +90,7 @@ def make_profile(
         power=_power(recordings, read, told),
         adds_up=told is not None or seen is None,
         draws_noise=told is None and seen is not None and draws_noise(*seen),
+        clipped=clipped,
     )
 
 
@@ -120,14 +131,14 @@ class _Reader:
     branches: tuple[str, ...]
     halves: bool
 
-    def table(self, rec: Recording, region: str) -> np.ndarray | None:
+    def table(self, rec: Recording, region: str, *, single: bool = False) -> np.ndarray | None:
         """float64 [B, T, m], None if a (step, branch) is missing."""
-        z = rec.table(region)
+        z = rec.table(region, single=single)
         return None if z is None else self.split(z)
 
-    def latents(self, rec: Recording) -> np.ndarray | None:
+    def latents(self, rec: Recording, *, single: bool = False) -> np.ndarray | None:
         """float64 [T, m]: all branches are called on the same latents."""
-        z = self.table(rec, LATENTS)
+        z = self.table(rec, LATENTS, single=single)
         return None if z is None else z[0]
 
     def split(self, z: np.ndarray) -> np.ndarray:
@@ -136,13 +147,12 @@ class _Reader:
         half = z.shape[2] // 2
         return np.concatenate([z[:, :, :half], z[:, :, half:]])
 
-    def named(self, solver: MeasuredSolver | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    def named(self, scale: float | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """The branches' names, and the order in which they are kept: the conditional one first."""
         if not self.halves:
             return self.branches, tuple(range(len(self.branches)))
-        assert solver is not None
-        assert solver.guidance is not None
-        order = (0, 1) if solver.guidance >= 0.5 else (1, 0)
+        assert scale is not None
+        order = (0, 1) if scale >= 0.5 else (1, 0)
         return ("cond", "uncond"), order
 
 
@@ -173,12 +183,34 @@ def _measure(recordings: Sequence[Recording], read: _Reader) -> MeasuredSolver |
     return None if both is None else measured(*both, recordings[0].timesteps)
 
 
-def _latents(
+def _clipped(
     recordings: Sequence[Recording], read: _Reader
+) -> tuple[ClippedRun | None, float | None]:
+    """The courses of elements through a sampler that clips, and the scale of branch 0."""
+    whole, single = _latents(recordings, read), _latents(recordings, read, single=True)
+    if whole is None or single is None:
+        return None, None
+    x, y = (np.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], -1) for a in single)
+    rounding = ROUNDING.get(recordings[0].dtype[LATENTS], 0.0)
+    scale = guidance_of(x, y, rounding) if len(y) == 2 else None
+    if len(y) > 1 and scale is None:
+        return None, None
+    share = np.ones(1) if scale is None else np.array([scale, 1.0 - scale])
+    seen = np.einsum("b,btm->tm", share, y)
+    clamp = clamp_of(x, seen, rounding)
+    if clamp is None:
+        return None, None
+    answer = answer_of(whole[0], np.einsum("b,nbtm->ntm", share, whole[1]), clamp)
+    found = ClippedRun(clamp, x.astype(np.float32), seen.astype(np.float32), answer)
+    return found.thinned(), scale
+
+
+def _latents(
+    recordings: Sequence[Recording], read: _Reader, *, single: bool = False
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Latents [n, T, m] and outputs [n, B, T, m], None where they cannot be laid side by side."""
-    xs = [read.latents(rec) for rec in recordings]
-    ys = [read.table(rec, DENOISER) for rec in recordings]
+    xs = [read.latents(rec, single=single) for rec in recordings]
+    ys = [read.table(rec, DENOISER, single=single) for rec in recordings]
     if any(x is None for x in xs) or any(y is None for y in ys):
         return None
     x, y = np.asarray(xs), np.asarray(ys)

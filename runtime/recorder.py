@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..passes.plan_parts import DENOISER
-from .sketch import rows_of, sketch_rows
+from .sketch import elements, rows_of, sketch_rows
 from .track import Moment
 
 SKETCH_WIDTH = 512
@@ -21,8 +21,9 @@ LATENTS = "latents"
 class Recording:
     """One generation: a sketch of each region's output at each (step, branch).
 
-    A batch is sketched sample by sample, of the output the part that the sampler uses. Under a plan
-    (a replay) the latents of every step are kept, and outputs where they were computed.
+    A batch is sketched sample by sample, of the output the part that the sampler uses; of that and
+    of the latents a few `single` elements are kept besides. Under a plan (a replay) the latents of
+    every step are kept, and outputs where they were computed.
     """
 
     width: int
@@ -30,6 +31,9 @@ class Recording:
     branches: list[str] = field(default_factory=list[str])
     # region -> (step, branch) -> sketch, numel
     seen: dict[str, dict[tuple[int, str], Tensor]] = field(
+        default_factory=dict[str, "dict[tuple[int, str], Tensor]"]
+    )
+    single: dict[str, dict[tuple[int, str], Tensor]] = field(
         default_factory=dict[str, "dict[tuple[int, str], Tensor]"]
     )
     numel: dict[str, int] = field(default_factory=dict[str, int])
@@ -87,6 +91,8 @@ class Recording:
         rows = self.rows if self.rows and value.dim() > 1 and len(value) == self.rows else 1
         self.apart[region] = rows
         store[moment.step, moment.branch] = sketch_rows(value, self.width, rows)
+        if region in (LATENTS, DENOISER):
+            self.single.setdefault(region, {})[moment.step, moment.branch] = elements(value, rows)
 
     def settle(self) -> None:
         """Leave out branches that were not called at every step: guidance within an interval.
@@ -98,9 +104,9 @@ class Recording:
         whole = [b for b in self.branches if all((step, b) in called for step in steps)]
         self.branches = whole or self.branches
 
-    def table(self, region: str) -> np.ndarray | None:
-        """float64 [B, T, m] of sketches, None if a (step, branch) is missing."""
-        store = self.seen.get(region, {})
+    def table(self, region: str, *, single: bool = False) -> np.ndarray | None:
+        """float64 [B, T, m] of sketches, or of `single` elements; None if a call is missing."""
+        store = (self.single if single else self.seen).get(region, {})
         steps, rows = range(len(self.timesteps)), []
         for branch in self.branches:
             row = [store.get((step, branch)) for step in steps]

@@ -144,7 +144,7 @@ class SelfProfiler:
         known = replace(profile, outline=self.outline())
         if again is not None:
             return known.plan(policy=again.policy, computed_steps=again.computed_steps)
-        unpredictable = profile.solver is None
+        unpredictable = profile.solver is None and profile.clipped is None
         if unpredictable and self.config.max_error is not None:
             raise PlanError(f"max_error cannot be kept: {NOT_ADDED_UP}")
         plan = known.plan(**self.config.request)

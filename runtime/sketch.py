@@ -1,4 +1,8 @@
-"""Count-sketch: a short vector whose inner products estimate those of the long one."""
+"""What is kept of a value: a count-sketch, and a few of its elements as they are.
+
+The sketch is a short vector whose inner products estimate those of the long one. It adds elements
+up; what a sampler does to each by itself (to clip it) is seen in single ones alone.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from ..kernels.write import write
 SEED = 0x5EED
 MOST_ROWS = 64
 """Batches up to this size are sketched sample by sample, larger ones as one vector."""
+ELEMENTS = 64
+"""Elements kept of each sample."""
 
 
 def rows_of(value: Tensor) -> int:
@@ -53,3 +59,21 @@ def signs_of(numel: int, width: int, device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(SEED)
     bits = torch.randint(0, 2, (padded,), generator=generator, dtype=torch.int8)
     return (bits * 2 - 1).to(device)
+
+
+def elements(value: Tensor, rows: int) -> Tensor:
+    """`ELEMENTS` of each sample of a batch [rows, ...], or all where it has no more.
+
+    f32[rows * E], at the same random places in each sample and at every step.
+    """
+    places = _places(value.numel() // rows, rows, value.device)
+    return torch.take(value.detach(), places).to(torch.float32)
+
+
+@functools.lru_cache(maxsize=16)
+def _places(size: int, rows: int, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(SEED)
+    places = torch.arange(size)
+    if size > ELEMENTS:
+        places = torch.randint(size, (ELEMENTS,), generator=generator)
+    return (places + size * torch.arange(rows)[:, None]).flatten().to(device)

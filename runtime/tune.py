@@ -178,7 +178,7 @@ def tune_plan(
     if max_error is None:
         n = steps_for(steps, computed_steps=computed_steps, speedup=speedup)
     else:
-        n = profile.plan(max_error=max_error).computed_steps if profile.adds_up else FIRST
+        n = profile.plan(max_error=max_error).computed_steps if profile.tells_errors else FIRST
     while True:
         if n >= steps:
             return profile.plan(computed_steps=steps)
