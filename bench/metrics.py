@@ -69,7 +69,8 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     |m1 - m2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2). With C1 = A'A and C2 = B'B (A, B the centred
     features over the square root of N - 1 and M - 1) the last trace is the sum of the singular
     values of A B': no root of a singular D x D matrix is taken, so fewer samples than dimensions
-    cost no accuracy. They still cost bias: compare only distances at equal sample counts.
+    cost no accuracy. They still cost bias: compare only distances at equal sample counts. For sets
+    too large to hold, `evaluate.moments` gives the same from sums over them.
     """
     if len(first) < 2 or len(second) < 2:
         raise ValueError("a Fréchet distance needs at least two samples on each side")

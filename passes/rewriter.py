@@ -61,7 +61,7 @@ class Rewriter:
             for slot in entry.slots:
                 base = entry.base.get(slot.value)
                 writes[slot.value].append((slot, self.nodes[slot.value], self._old(base)))
-        inner = self._inner_writes(probes, owner, [c.region.name for c in cached])
+        inner = self._inner_writes(probes, [c.region.name for c in cached])
         watched = [p for p in probes if not p.point.measured]
         first = [self.nodes[p.value] for p in watched]
         for probe in watched:
@@ -123,7 +123,7 @@ class Rewriter:
     # Probes and writes -----------------------------------------------------------------------
 
     def _inner_writes(
-        self, probes: Mapping[ProbeValue, Slot], owner: Mapping[str, object], cached: list[str]
+        self, probes: Mapping[ProbeValue, Slot], cached: list[str]
     ) -> defaultdict[str, list[Write]]:
         """By region: the references that its miss arm writes, because they are of computed steps.
 

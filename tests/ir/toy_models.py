@@ -203,19 +203,6 @@ class TangledBlock(nn.Module):
         return x + self.mlp(x) * shared
 
 
-class Permuted(nn.Module):
-    """The region's result is not contiguous, and a view of it follows."""
-
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.ModuleList(nn.Conv1d(D, D, 1) for _ in range(2))
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        h = self.blocks[0](x.transpose(1, 2)).transpose(1, 2)
-        h = self.blocks[1](h.transpose(1, 2)).transpose(1, 2)
-        return h * t[:, None, None]
-
-
 class StepBlock(nn.Module):
     """The block of the model in the documentation: small enough to print whole."""
 
