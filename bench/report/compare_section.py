@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -14,16 +15,20 @@ COLUMNS = (
     ("steps", "steps", "d", "denoising steps"),
     ("seconds", "s", ".2f", "seconds of one generation, decoding and post-processing included"),
     ("seconds_spread", "± %", "%", "half the range over repeats"),
-    ("post_seconds", "post s", ".2f", "of it post-processing"),
-    ("seconds_per_frame", "s/frame", ".3f", ""),
-    ("frames_per_second", "frames/s", ".2f", ""),
     ("speedup", "speedup", "x", "the baseline's seconds over these, median over inputs"),
-    ("loop_speedup", "loop", "x", "the same without decoding and post-processing"),
-    ("cpu_speedup", "CPU", "x", "ratio of processor seconds"),
-    ("macs", "GMACs", "G", "multiply-adds of denoiser and interpolation network"),
     ("macs_reduction", "fewer MACs", "x", "denoiser and interpolation network"),
     ("peak_bytes", "peak MiB", "MiB", "peak memory during a generation"),
     ("peak_over_baseline", "Δ MiB", "MiB", "against the baseline"),
+)
+MORE_COLUMNS = (
+    ("seconds_per_frame", "s/frame", ".3f", ""),
+    ("frames_per_second", "frames/s", ".2f", ""),
+    ("decode_seconds", "decoding s", ".3f", "of a generation, the autoencoder"),
+    ("post_seconds", "post s", ".3f", "of a generation, post-processing"),
+    ("loop_speedup", "loop", "x", "speedup without decoding and post-processing"),
+    ("cpu_speedup", "CPU", "x", "ratio of processor seconds"),
+    ("macs", "GMACs", "G", "multiply-adds of denoiser and interpolation network"),
+    ("weight_bytes", "weights MiB", "MiB", "of the denoiser, as stored"),
     ("reserved_bytes", "reserved MiB", "MiB", "what the CUDA allocator held"),
     ("reserved_over_baseline", "Δ reserved MiB", "MiB", "against the baseline"),
     ("temperature", "°C", ".0f", "the GPU's highest"),
@@ -63,6 +68,7 @@ def compare(source: Source) -> str:
             ),
             "<h3>All rows</h3>",
             _table(rows, names),
+            _more(timed),
             _sensor(document),
             "<h3>Frames</h3>",
             viewer(source, document["clips"]),
@@ -128,26 +134,44 @@ def _memory(rows: list[Row]) -> list[Bar]:
 
 
 def _table(rows: list[Row], names: dict[str, str]) -> str:
-    costs = [c for c in COLUMNS if any(row.get(c[0]) is not None for row in rows)]
-    heads = "".join(f'<th title="{escape(tip)}">{head}</th>' for _, head, _, tip in costs)
+    heads = _heads(COLUMNS)
     heads += "".join(f"<th>{escape(head.format(**names))}</th>" for _, head, _ in QUALITIES)
     body = ""
-    width = len(costs) + len(QUALITIES)
+    width = len(COLUMNS) + len(QUALITIES)
     for row in rows:
         label = f"<th>{escape(row['name'])}<small>{escape(row['title'])}</small></th>"
         if row["status"] != "ok":
             said = f"{row['status']}: {row['reason']}"
             body += f'<tr class="no">{label}<td colspan="{width}">{escape(said)}</td></tr>'
             continue
-        cells = "".join(f"<td>{_cost(row, key, form)}</td>" for key, _, form, _ in costs)
         quality = row["quality"]
+        if row["quality_only"]:
+            cells = f'<td class="why" colspan="{len(COLUMNS)}">{escape(row["reason"])}</td>'
+        else:
+            cells = _costs(row, COLUMNS)
         cells += "".join(f"<td>{_mean(quality.get(key), form)}</td>" for key, _, form in QUALITIES)
         bad = ", ".join(f"{n} of {quality['samples']} {w}" for w, n in quality["collapsed"].items())
-        notes = "; ".join([*row["notes"], *([row["reason"]] if row["reason"] else [])])
         if bad:
             label = label.replace("<small>", f"<b>{escape(bad)}</b><small>")
-        body += f'<tr title="{escape(notes)}"{" class=bad" if bad else ""}>{label}{cells}</tr>'
+        notes = escape("; ".join(row["notes"]))
+        body += f'<tr title="{notes}"{" class=bad" if bad else ""}>{label}{cells}</tr>'
     return f'<div class="wide"><table><tr><th>method</th>{heads}</tr>{body}</table></div>'
+
+
+def _more(rows: list[Row]) -> str:
+    """All else that a generation cost; columns that no row has are left out."""
+    known = [c for c in MORE_COLUMNS if any(row.get(c[0]) is not None for row in rows)]
+    body = "".join(f"<tr><th>{escape(r['name'])}</th>{_costs(r, known)}</tr>" for r in rows)
+    table = f'<div class="wide"><table><tr><th></th>{_heads(known)}</tr>{body}</table></div>'
+    return details("More of what it costs", table)
+
+
+def _heads(columns: Sequence[tuple[str, str, str, str]]) -> str:
+    return "".join(f'<th title="{escape(tip)}">{head}</th>' for _, head, _, tip in columns)
+
+
+def _costs(row: Row, columns: Sequence[tuple[str, str, str, str]]) -> str:
+    return "".join(f"<td>{_cost(row, key, form)}</td>" for key, _, form, _ in columns)
 
 
 def _sensor(document: dict[str, Any]) -> str:

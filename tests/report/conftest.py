@@ -19,7 +19,8 @@ def spread(mean, width=0.1):
 def row(name, seconds, *, plan=None, collapsed=None, quality_only=False):
     made = {
         "name": name, "title": f"title of {name}", "methods": name.split("+"), "status": "ok",
-        "reason": "", "quality_only": quality_only, "steps": 25, "frames": 4, "notes": ["a note"],
+        "reason": "masks only" if quality_only else "", "quality_only": quality_only,
+        "steps": 25, "frames": 4, "notes": ["a note"],
         "seconds_apart": {"load": 1.0}, "facts": {},
         "quality": {
             "samples": 3, "psnr": spread(30.0), "ssim": spread(0.9, 0.02), "distance": spread(0.1),
@@ -35,7 +36,8 @@ def row(name, seconds, *, plan=None, collapsed=None, quality_only=False):
             "speedup": spread(8 / seconds), "loop_speedup": spread(8 / seconds),
             "cpu_speedup": spread(8 / seconds), "macs_reduction": 8 / seconds,
             "peak_bytes": 2**28, "peak_over_baseline": -(2**20), "frames_per_second": 4 / seconds,
-            "macs": seconds * 1e9, "reserved_bytes": None, "temperature": None, "watts": None,
+            "macs": seconds * 1e9, "weight_bytes": None, "decode_seconds": 0.1, "post_seconds": 0.0,
+            "reserved_bytes": None, "temperature": None, "watts": None,
         }  # fmt: skip
     return made
 

@@ -50,6 +50,7 @@ def test_the_page_is_whole_and_fetches_nothing(results, capsys):
     words = " ".join(seen.text)
     assert "needs <weights>" in words
     assert "3 of 3 black" in words
+    assert "masks only" in words
     assert "4 of 25 steps" in words
     assert "balanced" in words
     assert 'name="viewport"' in text

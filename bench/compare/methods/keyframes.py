@@ -10,6 +10,7 @@ from .base import Method, MethodError, Setup, Stage
 from .weights import apply_arguments, given
 
 NOTHING = nn.Identity()
+TOGETHER = 4  # frames that are interpolated at a time: at full size, more take gigabytes
 
 
 class Keyframes(Method):
@@ -66,9 +67,10 @@ def stretch(frames: Tensor, wanted: int, network: nn.Module) -> Tensor:
     between = (time > 1e-6) & (time < 1 - 1e-6)
     nearest = torch.where(time < 0.5, before, before + 1)
     result = frames[nearest.to(frames.device)].clone()
-    left = before[between].to(frames.device)
-    made = network(frames[left].float(), frames[left + 1].float(), time[between].to(frames.device))
-    result[between.to(frames.device)] = made.clamp(0, 1).to(frames.dtype)
+    for index in between.nonzero()[:, 0].split(TOGETHER):
+        left, when = (x[index].to(frames.device) for x in (before, time))
+        made = network(frames[left].float(), frames[left + 1].float(), when)
+        result[index.to(frames.device)] = made.clamp(0, 1).to(frames.dtype)
     return result
 
 
