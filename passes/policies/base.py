@@ -19,10 +19,10 @@ from ..forecasters import Taylor
 from ..guidance import conditional
 from ..outline import Outline
 from ..plan_format import DecisionRule, Plan, PlanError, ProbePoint, RegionSchedule
-from ..plan_from_profile import Target, onto, solver_weights
 from ..plan_parts import DENOISER
 from ..portfolio import guided_gram
 from ..profile import Profile
+from ..target_grid import Target, onto, solver_weights
 
 BRANCHES = "attention[:]+cross-attention[:]+mlp[:]"
 """Every residual branch of every block: what layer-level methods cache."""
