@@ -10,7 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from ditcache.runtime.capture import InputUse
+from ditcache.runtime.captured import Captured
+from ditcache.runtime.cuda_graphs import Graphs
+from ditcache.runtime.stats import Stats
 from torch import Tensor
+
+WEIGHT, SLOT, KEPT, VALUE = InputUse.WEIGHT, InputUse.SLOT, InputUse.KEPT, InputUse.VALUE
 
 
 def leaves(value: Any) -> list[Tensor]:
@@ -104,3 +110,29 @@ class FakeApi:
 
     def release(self) -> None:
         self.releases += 1
+
+
+class Runs:
+    """`x @ w + c`, counting how often it runs outside of replays."""
+
+    def __init__(self, api: FakeApi | None = None, budget: int | None = None) -> None:
+        self.api = FakeApi() if api is None else api
+        self.stats = Stats()
+        self.graphs = Graphs(self.api, self.stats, budget)
+        self.calls = 0
+
+    def wrap(self, uses=(VALUE, WEIGHT, KEPT), name: str = "variant whole c") -> Captured:
+        def run(x: Tensor, w: Tensor, c: Tensor) -> tuple[tuple[Tensor], tuple[Tensor]]:
+            self.calls += 1
+            y = x @ w + c
+            return (y,), (y,)
+
+        return Captured(run, uses, name, self.graphs)
+
+
+def inputs(rows: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.randn(rows, 4), torch.randn(4, 4), torch.randn(rows, 4)
+
+
+def right(made, x: Tensor, w: Tensor, c: Tensor) -> bool:
+    return torch.equal(made[0][0], x @ w + c)
