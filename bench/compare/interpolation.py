@@ -37,6 +37,11 @@ def load_interpolator(where: Path | str, device: torch.device) -> nn.Module:
 
     """
     path = Path(where)
+    if path.suffix in (".pkl", ".bin", ".ckpt"):
+        raise MethodError(
+            f"M6: {where} has weights without their network; trace it with torch.jit and save that "
+            "as .pt, forward(before, after, time)"
+        )
     try:
         if path.suffix in (".pt", ".pth", ".ts"):
             return torch.jit.load(str(path), map_location=device).eval()

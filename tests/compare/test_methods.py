@@ -208,6 +208,10 @@ def test_keyframes_generate_half_and_interpolate(tmp_path):
     assert subject.arguments["num_frames"] == 5
     made = method.post(torch.rand(5, 3, 8, 8))
     assert made.shape == (9, 3, 8, 8)
+    (tmp_path / "flownet.pkl").write_bytes(b"x")
+    subject.weights["interpolation"] = str(tmp_path / "flownet.pkl")
+    with pytest.raises(MethodError, match="weights without their network"):
+        together("M6")[0].prepare(subject, setup("M6"))
     subject.weights["interpolation"] = str(tmp_path / "absent.pt")
     subject.arguments["num_frames"] = 9
     with pytest.raises(MethodError, match="no such file"):
