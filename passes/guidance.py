@@ -34,7 +34,12 @@ def solved_scale(calibrated: float | None, wanted: float | None) -> float | None
 
 def conditional(branches: Sequence[str]) -> int:
     """Index of the branch that the guidance scale multiplies: the one so named, else the first."""
+    return named_conditional(branches) or 0
+
+
+def named_conditional(branches: Sequence[str]) -> int | None:
+    """Index of the branch whose name says that it is the conditional one, None if none does."""
     for index, name in enumerate(branches):
         if name.lower() in ("cond", "conditional", "positive", "pos", "text"):
             return index
-    return 0
+    return None

@@ -186,7 +186,9 @@ class Profile:
             if np.allclose(self.solver, other.solver, rtol=0.0, atol=0.02 * size):
                 solver = share * self.solver + (1 - share) * other.solver
             elif power is not None:
-                solver = share * _even(self.solver) + (1 - share) * _even(other.solver)
+                even = share * _even(self.solver) + (1 - share) * _even(other.solver)
+                sizes = (np.mean(np.abs(c)) for c in (self.solver, other.solver))
+                solver = even * float(np.dot((share, 1 - share), tuple(sizes)))
         clipped = None
         if self.clipped is not None and other.clipped is not None:
             clipped = self.clipped.merged(other.clipped, share)

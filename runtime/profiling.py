@@ -9,6 +9,7 @@ import numpy as np
 
 from ..passes.clamp import clamp_of, guidance_of
 from ..passes.clipped_run import ClippedRun, answer_of
+from ..passes.guidance import named_conditional
 from ..passes.measured_solver import EXACT, MeasuredSolver, draws_noise, measured
 from ..passes.plan_parts import DENOISER
 from ..passes.profile import Profile, ProfileError, RegionProfile
@@ -148,12 +149,19 @@ class _Reader:
         return np.concatenate([z[:, :, :half], z[:, :, half:]])
 
     def named(self, scale: float | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """The branches' names, and the order in which they are kept: the conditional one first."""
-        if not self.halves:
-            return self.branches, tuple(range(len(self.branches)))
-        assert scale is not None
-        order = (0, 1) if scale >= 0.5 else (1, 0)
-        return ("cond", "uncond"), order
+        """The branches' names, and the order in which they are kept: the conditional one first.
+
+        That is the one so named, else, where `scale` of the first is told, the larger one.
+        """
+        if self.halves:
+            assert scale is not None
+            return ("cond", "uncond"), (0, 1) if scale >= 0.5 else (1, 0)
+        order = tuple(range(len(self.branches)))
+        if len(order) == 2 and scale is not None:
+            index = named_conditional(self.branches)
+            if index == 1 or (index is None and scale < 0.5):
+                order = (1, 0)
+        return tuple(self.branches[i] for i in order), order
 
 
 def _check(recordings: Sequence[Recording]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import ditcache
@@ -118,6 +119,32 @@ def test_the_sampler_and_the_guidance_scale_are_measured():
     steps = np.diff(np.append(times.numpy(), 0.0))
     np.testing.assert_allclose(profile.solver, steps, rtol=0.02)
     assert profile.plan(speedup=3.0).guidance == profile.guidance
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_conditional_branch_may_be_called_last(named):
+    """As some loops do: the scale is that of the branch so named, else of the larger one."""
+    made, times = compiled(Denoiser()), grid()
+
+    def guided(seed, model=made):
+        x, out = noise(seed, tokens=64), dict[str, torch.Tensor]()
+        for i, t in enumerate(times):
+            for name, text in (("uncond", prompt(99)), ("cond", prompt(seed))):
+                with ditcache.branch(name) if named else contextlib.nullcontext():
+                    out[name] = first(model(x, t.expand(1), text))
+            after = times[i + 1] if i + 1 < len(times) else 0.0
+            x = x + (after - t) * (out["uncond"] + 2.5 * (out["cond"] - out["uncond"]))
+        return x
+
+    profile = ditcache.calibrate(made, guided, samples=2)
+    assert profile.guidance == pytest.approx(2.5, abs=0.01)
+    plan = profile.plan(speedup=3.0)
+    ditcache.apply(made, plan)
+    with counting() as ran:
+        ours = guided(9)
+    assert ran["body"] == 8, "the plan suits the scale that it was made at"
+    theirs = guided(9, made._orig_mod)
+    assert (ours - theirs).norm() / theirs.norm() < 0.05
 
 
 @pytest.mark.parametrize("samples", [0, -1, 1.5, "8"])
