@@ -79,7 +79,7 @@ class PerModel:
             # the inner compiler adds on symbolic sizes are still heard. It may ask for another
             # trace.
             made.program(None).executable(())
-        session.bind(made, self._signature, made.weights.of(args))
+        session.bind(self, made, self._signature, made.weights.of(args))
         self._remember(args, made)
         return made
 

@@ -47,7 +47,10 @@ class Session:
         self.sketch_width = SKETCH_WIDTH
         self.collected: list[Recording] | None = None  # not None while calibrating
         self.replaying = False  # calibrating under a plan
-        self._executors: list[weakref.ref[StepExecutor]] = []  # they live as long as Dynamo's code
+        # Of each compiled graph, for as long as Dynamo holds its code.
+        self._executors: weakref.WeakKeyDictionary[object, StepExecutor] = (
+            weakref.WeakKeyDictionary()
+        )
         self._given: list[weakref.ref[object]] = []  # the calls of torch.compile for this model
         self._start(config)
 
@@ -76,7 +79,7 @@ class Session:
     @property
     def executors(self) -> list[StepExecutor]:
         """The model's compiled graphs that can still be called, the oldest first."""
-        return [executor for known in self._executors if (executor := known()) is not None]
+        return list(self._executors.values())
 
     @property
     def graph_bytes(self) -> int:
@@ -84,14 +87,13 @@ class Session:
         held = {self.captured, *(executor.captured for executor in self.executors)}
         return sum(graphs.nbytes for graphs in held if graphs is not None)
 
-    def bind(self, executor: StepExecutor, signature: str, weights: str) -> None:
+    def bind(self, code: object, executor: StepExecutor, signature: str, weights: str) -> None:
         """Take in a compiled graph of the model; the first one tells which model it is.
 
-        `signature` is the architecture's, `weights` the mark of the weights in use. Loads the plans
-        that were remembered for them.
+        `code` is what Dynamo calls, held weakly. `signature` is the architecture's, `weights` the
+        mark of the weights in use. Loads the plans that were remembered for them.
         """
-        self._executors = [known for known in self._executors if known() is not None]
-        self._executors.append(weakref.ref(executor))
+        self._executors[code] = executor
         self.graphs += 1
         self.macs = max(self.macs, executor.macs)
         if self.signature is not None:

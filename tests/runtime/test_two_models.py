@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 
 import ditcache
 import torch
+from ditcache.runtime.session import session_of
 from torch import nn
 
 
@@ -84,3 +86,17 @@ def test_removing_one_leaves_the_other():
     assert torch.equal(generate(one, 9), generate(Small(0), 9))
     generate(other, 9)
     assert ditcache.summary(other).forecast > held
+
+
+def test_a_replaced_weight_leaves_a_model_its_compiled_parts():
+    one, other = compiled(Small(0)), compiled(Small(1))
+    for model in (one, other):
+        generate(model, 0)
+        before = session_of(model).executors
+        weight = model._orig_mod.proj.weight
+        model._orig_mod.proj.weight = nn.Parameter(2 * weight.detach())
+        del weight
+        gc.collect()
+        assert torch.equal(generate(model, 1), generate(model._orig_mod, 1))
+        assert session_of(model).executors == before
+        assert len(before) == 1
