@@ -147,12 +147,22 @@ def real_size(results: Path) -> str:
 def overhead(results: Path) -> str:
     """What a skipped step and a first call cost."""
     rows: list[list[str]] = []
-    for row in read(results, "overhead")["rows"]:
+    found = read(results, "overhead")
+    for row in found["rows"]:
         if row["guards"] in ("shortcut", "all guards"):
             how = "" if row["guards"] == "shortcut" else " with `shortcut=False`"
             what = f"a skipped step of the small Flux{how}, batch {row['batch']}"
             cost = f"{row['skipped_us']['whole']:.0f} µs, {row['share']:.1%} of a computed step"
             rows.append([what, cost])
+    for row in found["recording"]:
+        what = f"what recording adds to a step of the small Flux, batch {row['batch']}"
+        rows.append([what, f"{row['recording_us']:.0f} µs, {row['share']:.1%} of a computed step"])
+    planned = max(row["planning_seconds"] for row in found["recording"])
+    size = max(row["profile_bytes"] for row in found["recording"])
+    calls = found["recording"][0]["steps"]
+    rows.append(
+        [f"a plan for {calls} steps", f"{planned:.2f} s; its profile {size / 1024:.0f} KiB"]
+    )
     runs = read(results, "cold")["runs"]
     for warmed, where in ((False, "a fresh process"), (True, "a process that has compiled before")):
         seconds = {

@@ -27,6 +27,19 @@ def test_parts_of_a_skipped_step_add_up(guards: str):
     assert row["share"] < 1
 
 
+@pytest.mark.slow
+def test_the_cost_of_recording_is_that_of_its_calls(tmp_path):
+    row = overhead.recording(
+        FluxEmoji(), batch=1, steps=8, generations=2, inner="eager", folder=tmp_path
+    )
+    assert row["calls"] == 2 * 8 * 2
+    assert 0 < row["share"] < 1
+    assert row["recording_us"] < row["computed_us"]
+    [profile] = tmp_path.iterdir()
+    assert row["profile_bytes"] == profile.stat().st_size
+    assert row["planning_seconds"] > 0
+
+
 def test_cold_model_has_the_blocks_asked_for():
     model = cold.build(2, 3)
     assert len(model.transformer_blocks) == 2
