@@ -19,11 +19,9 @@ from .ledger import Ledger, Record
 from .macs import counted
 from .peers import PEERS
 from .policies import POLICIES, SOLVERS, ZOO, FewerSteps, Policy, Published
-from .tuning import Tuned, Tuner
+from .tuning import Tuned, Tuner, check_skips
 
 UNCACHED, OTHER_SEEDS = "uncached", "uncached, other seeds"
-IDLE = 1.02
-"""A contestant whose MACs fall by less than this did nothing, whatever it was asked."""
 
 
 def names() -> list[str]:
@@ -133,7 +131,7 @@ class Contest:
             return about | self._measure(contestant, tuned, budget)
         except DoesNotApply as error:
             kind = "library" if name in PEERS else "baseline"
-            return about | {"kind": kind, "does_not_apply": str(error)}
+            return {"kind": kind} | about | {"does_not_apply": str(error)}
 
     def _tuned(self, contestant: Contestant, budget: float) -> Tuned:
         chosen = self.chosen.get(cell_name(contestant.name, budget), {})
@@ -155,9 +153,7 @@ class Contest:
                 break
         latents = torch.cat(parts)
         reduction = arena.macs_uncached * len(latents) / macs
-        if reduction < IDLE:
-            idle = f"runs, but skips nothing: {reduction:.3f}x fewer MACs"
-            raise (DoesNotApply if contestant.kind == "library" else RuntimeError)(idle)
+        check_skips(reduction)
         return {
             "macs": macs / len(latents),
             "macs_reduction": round(reduction, 4),

@@ -16,6 +16,8 @@ from .workload import Batch
 
 SLACK = 0.02
 """A setting may spend this share more than the budget: decisions made from data come in lumps."""
+IDLE = 1.02
+"""A contestant whose MACs fall by less than this did nothing, whatever it was asked."""
 PROBES = 7
 PROBE_SAMPLES = 2
 
@@ -71,6 +73,12 @@ class Tuned:
         return record
 
 
+def check_skips(reduction: float) -> None:
+    """Raise DoesNotApply if a MACs reduction is none."""
+    if reduction < IDLE:
+        raise DoesNotApply(f"runs, but skips nothing: {reduction:.3f}x fewer MACs")
+
+
 class Tuner:
     """Tries settings; every trial is kept, and serves other budgets and later runs too.
 
@@ -118,10 +126,12 @@ class Tuner:
         return Tuned(best.knobs, bool(within), tuple(trials), tuple(failures), samples)
 
     def _candidates(self, contestant: Contestant, family: Family, budget: float) -> list[Trial]:
-        """The family's settings near the budget, measured on all calibration samples."""
-        if not family.knob:
-            return [self._full(contestant, family.fixed)]
-        value = self._search(contestant, family, budget)
+        """The family's settings near the budget, measured on all calibration samples.
+
+        Raises DoesNotApply if not even they skip anything.
+        """
+        value: Any = self._search(contestant, family, budget) if family.knob else None
+        check_skips(self._probe(contestant, family.at(value)))
         found = [self._full(contestant, family.at(value))]
         if family.span is not None:
             # Two samples and sixteen decide a little differently.

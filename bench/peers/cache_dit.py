@@ -76,14 +76,12 @@ class DBCacheTaylorSeer(DBCache):
 def _masks(steps: int, budget: float, warm: int) -> list[list[int]]:
     """Static masks of fewer and fewer computed steps: `warm` first, then evenly to the last.
 
-    A skipped step still computes Fn blocks, so that fewer than `steps / budget` are needed.
+    A skipped step still computes Fn blocks: the shallower the model, the further below
+    `steps / budget` they have to go.
     """
     found: list[list[int]] = []
-    most = int(steps / budget)
-    for computed in range(most, most // 2, -1):
+    for computed in range(int(steps / budget), warm, -1):
         rest = computed - warm
-        if rest < 2:
-            break
         stops = {round(warm - 1 + (steps - warm) * (i + 1) / rest) for i in range(rest)}
         found.append([int(s < warm or s in stops) for s in range(steps)])
     return found

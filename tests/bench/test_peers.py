@@ -17,6 +17,7 @@ from bench.ledger import Ledger
 from bench.macs import counted
 from bench.peers import PEERS
 from bench.peers import sea_cache as sea_cache_peer
+from bench.peers.cache_dit import _masks
 from bench.tuning import Tuned, Tuner
 
 STEPS = 10
@@ -176,3 +177,10 @@ def test_settings_that_fail_are_listed_and_the_others_count(arena, tmp_path):
 
 def _digits():
     return Arena(Setting("dit-digits", samples=1, batch=1, calibration=1, steps=3), Path())
+
+
+@pytest.mark.parametrize("warm", [2, 4])
+def test_cache_dits_masks_go_down_to_one_step_after_the_start(warm):
+    masks = _masks(50, 5, warm)
+    assert [sum(mask) for mask in masks] == list(range(10, warm, -1))
+    assert all(mask[:warm] == [1] * warm and mask[-1] for mask in masks)
